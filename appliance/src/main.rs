@@ -1,0 +1,2 @@
+//! tidegate: a userspace network stack appliance for edge sites.
+fn main() {}

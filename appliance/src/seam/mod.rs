@@ -1,0 +1,129 @@
+//! The seam between the two processes: the agent decides, the datapath carries packets.
+//!
+//! What crosses is closed: [`ToDatapath`], [`FromDatapath`], and descriptors beside them. The carrier is a
+//! `SOCK_SEQPACKET` Unix socket ([`crate::sys::seqpacket`]); one message is one JSON object of at most 64 KiB with
+//! at most 64 descriptors. A [`Plan`](tidegate_stack::plan::Plan) travels as a sealed memfd that a message names.
+//!
+//! The datapath listens, the newest agent wins. The agent sends one request and waits for its one answer;
+//! [`FromDatapath::Event`] may come in between: events are hints, may be lost, and the truth is in
+//! [`ToDatapath::Report`].
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use tidegate_stack::plan::PortId;
+use tidegate_stack::stats::Report;
+
+/// Version of the messages. A datapath understands an agent one version newer.
+pub const VERSION: u32 = 1;
+
+/// A start of a datapath: drawn at random, so that an agent sees that it speaks to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BootId(pub u64);
+
+/// A digest of a plan's bytes: equal digests are equal plans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PlanDigest(pub u64);
+
+/// What an agent says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "kebab-case")]
+pub enum ToDatapath {
+    /// First message of a connection. Answer: [`FromDatapath::Hello`].
+    Hello {
+        /// [`VERSION`] of the agent.
+        version: u32,
+    },
+    /// Gives the sockets of the foreign lane, one per shard (one socket with one shard). Comes before the first
+    /// plan. Answer: [`FromDatapath::Done`].
+    SetLanes {
+        /// Where they listen, for reports.
+        listen: SocketAddr,
+    },
+    /// Gives the queues of a port's TUN device, as descriptors; comes before the plan that names the port.
+    /// Answer: [`FromDatapath::Done`].
+    AddPort {
+        /// The port.
+        port: PortId,
+        /// Name of the device, for reports.
+        device: String,
+    },
+    /// Closes a port's queues; comes after the plan that no longer names the port. Answer: [`FromDatapath::Done`].
+    RemovePort {
+        /// The port.
+        port: PortId,
+    },
+    /// Puts a plan in force: one descriptor, a sealed memfd with the plan as JSON. Answer, when every shard runs it:
+    /// [`FromDatapath::Installed`], or [`FromDatapath::Refused`].
+    Install {
+        /// Digest of the memfd's bytes.
+        digest: PlanDigest,
+    },
+    /// Asks for the state. Answer: [`FromDatapath::Report`].
+    Report,
+    /// Asks for the descriptors of a port, or of the lanes: how a starting agent adopts what a former one made.
+    /// Answer: [`FromDatapath::Adopted`] with the descriptors, or [`FromDatapath::Refused`].
+    Adopt {
+        /// The port; `None` for the lanes.
+        port: Option<PortId>,
+    },
+}
+
+/// What a datapath says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "kebab-case")]
+pub enum FromDatapath {
+    /// Answers [`ToDatapath::Hello`]: what there is already.
+    Hello {
+        /// [`VERSION`] of the datapath.
+        version: u32,
+        /// This start.
+        boot: BootId,
+        /// Its process, for reports.
+        pid: u32,
+        /// Number of shards: a port needs as many queues.
+        shards: u32,
+        /// The plan in force.
+        plan: Option<PlanDigest>,
+        /// The ports whose queues it holds, and their devices' names.
+        ports: Vec<(PortId, String)>,
+        /// Whether it holds lane sockets, and where they listen.
+        lanes: Option<SocketAddr>,
+    },
+    /// Done.
+    Done,
+    /// A plan is in force on every shard.
+    Installed {
+        /// The policy's epoch: it rises only when policy or routes changed.
+        epoch: u64,
+    },
+    /// The state.
+    Report {
+        /// Added up over the shards.
+        report: Box<Report>,
+    },
+    /// The descriptors asked for are beside this message.
+    Adopted,
+    /// The request couldn't be carried out; nothing changed.
+    Refused {
+        /// What failed, and what to do.
+        reason: String,
+    },
+    /// Something happened; may come at any time.
+    Event {
+        /// What.
+        event: Event,
+    },
+}
+
+/// A hint that something happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A port's device is gone: its namespace died. Its queues are no longer polled.
+    PortGone {
+        /// The port.
+        port: PortId,
+    },
+}

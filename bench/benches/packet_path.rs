@@ -1,0 +1,2 @@
+//! Benches of the packet path.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Side-by-side runs of the same topology for tidegate and its peers.
+fn main() {}

@@ -1,0 +1,12 @@
+//! tidegate's network stack: a function of bytes, time and plan.
+#![forbid(unsafe_code)]
+
+pub mod drop;
+pub mod egress;
+pub mod frame;
+pub mod plan;
+pub mod shard;
+pub mod snapshot;
+pub mod stats;
+pub mod time;
+pub mod wire;

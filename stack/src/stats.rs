@@ -1,0 +1,107 @@
+//! What a shard tells about itself: read whole, asked for by the agent about once a second.
+
+use crate::drop::DropReason;
+use crate::plan::{PeerId, PortId, Vni};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+
+/// The state of one shard, or of all of them added up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The epoch of the policy in force.
+    pub epoch: u64,
+    /// Per port.
+    pub ports: Vec<PortReport>,
+    /// Per peer.
+    pub peers: Vec<PeerReport>,
+    /// Per reason that has been seen.
+    pub drops: Vec<DropReport>,
+    /// Live flows.
+    pub flows: u64,
+    /// Most flows the table holds.
+    pub flows_capacity: u64,
+    /// Frames in use, and how many there are.
+    pub frames_in_use: u64,
+    /// Most frames there are.
+    pub frames_capacity: u64,
+    /// Entries in the neighbour cache.
+    pub neighbours: u64,
+    /// Most entries the neighbour cache holds.
+    pub neighbours_capacity: u64,
+}
+
+/// Counters of a pair of directions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Packets received (a super-packet counts as the segments it stands for).
+    pub received_packets: u64,
+    /// Bytes of IP packets received.
+    pub received_bytes: u64,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Bytes of IP packets sent.
+    pub sent_bytes: u64,
+}
+
+/// One port: received is what the instance sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortReport {
+    /// The port.
+    pub port: PortId,
+    /// What passed.
+    pub traffic: Traffic,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// The peer.
+    pub peer: PeerId,
+    /// Where it was last heard from, or where the plan says it is.
+    pub endpoint: Option<SocketAddr>,
+    /// Milliseconds since the session in use was made; `None` without a session.
+    pub handshake_age_ms: Option<u64>,
+    /// Round trip of the last handshake that this end began, in milliseconds.
+    pub rtt_ms: Option<u32>,
+    /// Packets of networks and their bytes.
+    pub traffic: Traffic,
+}
+
+/// One reason for drops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropReport {
+    /// The reason.
+    pub reason: DropReason,
+    /// How many packets.
+    pub packets: u64,
+    /// The last one.
+    pub last: Option<DropExample>,
+}
+
+/// A dropped packet, as far as it was understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropExample {
+    /// The port it came from.
+    pub port: Option<PortId>,
+    /// The peer it came from.
+    pub peer: Option<PeerId>,
+    /// Its network.
+    pub vni: Option<Vni>,
+    /// Its addresses.
+    pub packet: Option<PacketExample>,
+}
+
+/// The addresses of a packet; ports are 0 where there are none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketExample {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Source address.
+    pub source: IpAddr,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Destination port.
+    pub destination_port: u16,
+}
