@@ -1,0 +1,4 @@
+//! The kernel's doors: the only place of `unsafe`, and it knows no domain type.
+
+pub(crate) mod memfd;
+pub(crate) mod seqpacket;
