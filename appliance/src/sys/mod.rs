@@ -1,0 +1,7 @@
+//! The kernel's doors: the only room with `unsafe`, and no room for domain types.
+
+pub(crate) mod clock;
+pub(crate) mod epoll;
+pub(crate) mod lane_socket;
+pub(crate) mod signal;
+pub(crate) mod tun;
