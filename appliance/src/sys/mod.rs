@@ -1,4 +1,9 @@
-//! The kernel's doors: the only place of `unsafe`, and it knows no domain type.
+//! The kernel's doors: the only room with `unsafe`, and no room for domain types.
 
+pub(crate) mod clock;
+pub(crate) mod epoll;
+pub(crate) mod lane_socket;
 pub(crate) mod memfd;
 pub(crate) mod seqpacket;
+pub(crate) mod signal;
+pub(crate) mod tun;
