@@ -1,2 +1,4 @@
 //! tidegate: a userspace network stack appliance for edge sites.
+mod sys;
+
 fn main() {}
