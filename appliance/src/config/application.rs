@@ -55,7 +55,7 @@ fn decode(report: Report, text: Option<&str>) -> Result<Vec<ApplicationDocument>
     report.finish(decoded)
 }
 
-fn applications(text: &str, report: &Report) -> Option<Vec<ApplicationDocument>> {
+pub(super) fn applications(text: &str, report: &Report) -> Option<Vec<ApplicationDocument>> {
     let mut names = Unique::default();
     let mut applications = Vec::new();
     for document in yaml::parse(text, report)? {

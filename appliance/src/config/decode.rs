@@ -6,15 +6,20 @@
 
 use super::problem::{Place, Problem, Problems};
 use super::yaml::{self, Content, Document, Entry, Node};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, btree_map};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+
+/// How many problems of a file are kept: a hostile file must not cost more than its own size.
+const MAX_KEPT: usize = 1000;
 
 /// What was found wrong with a file so far.
 pub(super) struct Report {
     file: PathBuf,
     problems: RefCell<Vec<Problem>>,
+    /// How many problems came after [`MAX_KEPT`].
+    left_out: Cell<usize>,
     /// Every key that a decoder asked for: the documentation is checked against it.
     #[cfg(test)]
     asked: RefCell<std::collections::BTreeSet<String>>,
@@ -25,6 +30,7 @@ impl Report {
         Self {
             file: file.to_owned(),
             problems: RefCell::new(Vec::new()),
+            left_out: Cell::new(0),
             #[cfg(test)]
             asked: RefCell::default(),
         }
@@ -35,7 +41,16 @@ impl Report {
         self.file.parent().unwrap_or(Path::new(""))
     }
 
+    /// Whether enough is wrong already, and hints needn't be searched for any more.
+    fn is_full(&self) -> bool {
+        self.problems.borrow().len() >= MAX_KEPT
+    }
+
     pub(super) fn add(&self, place: Place, path: &str, message: &str, hint: Option<&str>) {
+        if self.is_full() {
+            self.left_out.set(self.left_out.get() + 1);
+            return;
+        }
         self.problems.borrow_mut().push(Problem {
             file: self.file.clone(),
             place: Some(place),
@@ -122,7 +137,7 @@ impl Report {
         let problems = self.problems.into_inner();
         match decoded {
             Some(decoded) if problems.is_empty() => Ok(decoded),
-            _ => Err(Problems::new(&self.file, problems)),
+            _ => Err(Problems::new(&self.file, problems, self.left_out.get())),
         }
     }
 
@@ -184,10 +199,15 @@ impl<'a> Value<'a> {
         self.report
     }
 
-    /// Reports; returns `None` so that a decoder can end with it.
-    pub(super) fn refuse<T>(&self, message: impl AsRef<str>) -> Option<T> {
+    /// Reports, where the rest of the value can still be made use of.
+    pub(super) fn report_here(&self, message: impl AsRef<str>) {
         self.report
             .add(self.node.place, &self.path, message.as_ref(), None);
+    }
+
+    /// Reports; returns `None` so that a decoder can end with it.
+    pub(super) fn refuse<T>(&self, message: impl AsRef<str>) -> Option<T> {
+        self.report_here(message);
         None
     }
 
@@ -210,7 +230,12 @@ impl<'a> Value<'a> {
         known: impl Iterator<Item = &'n String>,
     ) -> Option<T> {
         let known: Vec<&str> = known.map(String::as_str).collect();
-        let hint = match nearest(name, &known) {
+        let near = if self.report.is_full() {
+            None
+        } else {
+            nearest(name, &known)
+        };
+        let hint = match near {
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None if known.is_empty() => format!("the document has no {what}"),
             None => format!("there is: {}", known.join(", ")),
@@ -304,10 +329,8 @@ impl<'a> Value<'a> {
         let Content::Mapping(entries) = &self.node.content else {
             return self.refuse_kind("a group of keys");
         };
-        self.report_repeated(entries);
-        let first = |(index, entry): &(usize, &Entry)| !is_repeated(entries, *index, entry);
-        let value = |(_, entry): (usize, &'a Entry)| {
-            let path = self.join(&entry.key);
+        let value = |(key, entry): (&'a str, &'a Entry)| {
+            let path = self.join(key);
             (
                 entry,
                 Value {
@@ -317,7 +340,7 @@ impl<'a> Value<'a> {
                 },
             )
         };
-        Some(entries.iter().enumerate().filter(first).map(value).collect())
+        Some(self.once(entries).into_iter().map(value).collect())
     }
 
     /// A group of known keys. The decoder must ask for all of them before it gives up on any.
@@ -325,9 +348,8 @@ impl<'a> Value<'a> {
         let Content::Mapping(entries) = &self.node.content else {
             return self.refuse_kind("a group of keys");
         };
-        self.report_repeated(entries);
         let mut keys = Keys {
-            entries,
+            entries: self.once(entries),
             asked: Vec::new(),
             group: self,
         };
@@ -336,21 +358,24 @@ impl<'a> Value<'a> {
         decoded
     }
 
-    fn report_repeated(&self, entries: &[Entry]) {
-        for (index, entry) in entries
-            .iter()
-            .enumerate()
-            .filter(|(index, entry)| is_repeated(entries, *index, entry))
-        {
-            let first = entries[..index].iter().find(|earlier| earlier.key == entry.key);
-            let line = first.map_or(0, |first| first.place.line);
-            self.report.add(
-                entry.place,
-                &self.join(&entry.key),
-                "is set a second time",
-                Some(&format!("it is set in line {line} already; remove one of them")),
-            );
+    /// The entries of which each key is there once; a key's second entry is reported.
+    fn once(&self, entries: &'a [Entry]) -> BTreeMap<&'a str, &'a Entry> {
+        let mut once: BTreeMap<&str, &Entry> = BTreeMap::new();
+        for entry in entries {
+            match once.entry(&entry.key) {
+                btree_map::Entry::Vacant(vacant) => drop(vacant.insert(entry)),
+                btree_map::Entry::Occupied(first) => self.report.add(
+                    entry.place,
+                    &self.join(&entry.key),
+                    "is set a second time",
+                    Some(&format!(
+                        "it is set in line {} already; remove one of them",
+                        first.get().place.line
+                    )),
+                ),
+            }
         }
+        once
     }
 
     fn join(&self, key: &str) -> String {
@@ -362,13 +387,9 @@ impl<'a> Value<'a> {
     }
 }
 
-fn is_repeated(entries: &[Entry], index: usize, entry: &Entry) -> bool {
-    entries[..index].iter().any(|earlier| earlier.key == entry.key)
-}
-
 /// The keys of a group, as a decoder asks for them.
 pub(super) struct Keys<'a, 'v> {
-    entries: &'a [Entry],
+    entries: BTreeMap<&'a str, &'a Entry>,
     asked: Vec<&'static str>,
     group: &'v Value<'a>,
 }
@@ -380,11 +401,7 @@ impl<'a> Keys<'a, '_> {
         let path = self.group.join(key);
         #[cfg(test)]
         self.group.report.asked.borrow_mut().insert(path.clone());
-        let entry = self
-            .entries
-            .iter()
-            .find(|entry| entry.key == key)
-            .filter(|entry| !entry.value.is_null())?;
+        let entry = self.entries.get(key).filter(|entry| !entry.value.is_null())?;
         Some(Value {
             node: &entry.value,
             path,
@@ -394,9 +411,7 @@ impl<'a> Keys<'a, '_> {
 
     /// Whether a key is there with something after it.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| entry.key == key && !entry.value.is_null())
+        self.entries.get(key).is_some_and(|entry| !entry.value.is_null())
     }
 
     /// A key that may be absent. `None` when it is, and when its value was refused: that is reported, so the
@@ -426,7 +441,7 @@ impl<'a> Keys<'a, '_> {
 
     fn report_missing(&self, key: &str) {
         let group = self.group;
-        match self.entries.iter().find(|entry| entry.key == key) {
+        match self.entries.get(key) {
             Some(entry) => group
                 .report
                 .add(entry.place, &group.join(key), "must not be empty", None),
@@ -440,20 +455,21 @@ impl<'a> Keys<'a, '_> {
     }
 
     fn report_unknown(&self) {
-        for entry in self
-            .entries
-            .iter()
-            .filter(|entry| !self.asked.contains(&entry.key.as_str()))
-        {
-            let hint = match nearest(&entry.key, &self.asked) {
+        let group = self.group;
+        for (key, entry) in self.entries.iter().filter(|(key, _)| !self.asked.contains(key)) {
+            let near = if group.report.is_full() {
+                None
+            } else {
+                nearest(key, &self.asked)
+            };
+            let hint = match near {
                 Some(nearest) => format!("did you mean `{nearest}`?"),
                 None => format!("known here: {}", self.asked.join(", ")),
             };
-            let path = &self.group.path;
-            self.group.report.add(
+            group.report.add(
                 entry.place,
-                path,
-                &format!("`{}` is not a known key", entry.key),
+                &group.path,
+                &format!("`{key}` is not a known key"),
                 Some(&hint),
             );
         }

@@ -19,3 +19,6 @@ mod values;
 pub mod yaml;
 
 pub use problem::{Place, Problem, Problems};
+
+#[cfg(test)]
+mod tests;

@@ -105,27 +105,36 @@ pub fn read(file: &Path) -> Result<Topology, Problems> {
     report.finish(decoded)
 }
 
-/// Lays `over` over `base` as RFC 7396 says: groups are merged key by key, anything else is replaced, and `null`
-/// removes.
+/// Lays `over` over `base`: groups are merged key by key, lists whose entries all have a `name` are joined by it, and
+/// anything else is replaced.
 pub fn merge(base: &mut Json, over: &Json) {
-    let Json::Object(over) = over else {
-        *base = over.clone();
-        return;
-    };
-    if !base.is_object() {
-        *base = Json::Object(serde_json::Map::new());
-    }
-    let Json::Object(base) = base else { return };
-    for (key, value) in over {
-        if value.is_null() {
-            base.remove(key);
-        } else {
-            merge(base.entry(key.as_str()).or_insert(Json::Null), value);
+    match (base, over) {
+        (Json::Object(base), Json::Object(over)) => {
+            for (key, value) in over {
+                merge(base.entry(key.as_str()).or_insert(Json::Null), value);
+            }
         }
+        (Json::Array(base), Json::Array(over)) if names(base).is_some() && names(over).is_some() => {
+            for item in over {
+                match base
+                    .iter_mut()
+                    .find(|known| known.get("name") == item.get("name"))
+                {
+                    Some(known) => merge(known, item),
+                    None => base.push(item.clone()),
+                }
+            }
+        }
+        (base, over) => *base = over.clone(),
     }
 }
 
-fn topology(value: &Value<'_>) -> Option<Topology> {
+/// The names of a list's entries, if all of them have one.
+fn names(list: &[Json]) -> Option<Vec<&Json>> {
+    list.iter().map(|item| item.get("name")).collect()
+}
+
+pub(super) fn topology(value: &Value<'_>) -> Option<Topology> {
     value.group(|keys| {
         let lab = keys.required("lab", label);
         let segments = keys.required("segments", segments).unwrap_or_default();
@@ -288,16 +297,20 @@ fn command(value: &Value<'_>) -> Option<Vec<String>> {
 }
 
 fn interfaces(value: &Value<'_>, ground: &mut Ground<'_>) -> Option<Vec<Interface>> {
-    let mut devices = Unique::default();
     let items = value.items()?;
     if items.is_empty() {
         return value.refuse("must have at least one interface");
     }
+    let mut devices = BTreeSet::new();
     let mut decoded = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let interface = interface(item, ground);
         let device = interface.as_ref().and_then(|interface| interface.device.clone());
-        devices.claim(item, device.unwrap_or_else(|| format!("eth{index}")));
+        let device = device.unwrap_or_else(|| format!("eth{index}"));
+        if devices.contains(&device) {
+            item.report_here(format!("its device would be `{device}`, which there is already"));
+        }
+        devices.insert(device);
         decoded.extend(interface);
     }
     Some(decoded)
@@ -391,7 +404,7 @@ struct Applications {
 
 /// `None` when any of the files has problems: then nothing can be said about what refers to them.
 fn applications(value: &Value<'_>) -> Option<Applications> {
-    let mut names = Unique::default();
+    let mut names = BTreeSet::new();
     let mut read = Applications {
         files: Vec::new(),
         documents: Vec::new(),
@@ -404,10 +417,16 @@ fn applications(value: &Value<'_>) -> Option<Applications> {
         };
         match application::read(&file) {
             Ok(documents) => {
-                for document in &documents {
-                    names.claim(&item, (document.tenant.clone(), document.name.clone()));
+                for document in documents {
+                    if names.insert((document.tenant.clone(), document.name.clone())) {
+                        read.documents.push(document);
+                    } else {
+                        let (tenant, name) = (document.tenant, document.name);
+                        item.report_here(format!(
+                            "brings application {name} of tenant {tenant} a second time"
+                        ));
+                    }
                 }
-                read.documents.extend(documents);
             }
             Err(problems) => {
                 item.report().absorb(problems);
