@@ -1,8 +1,9 @@
 //! The application document: an application, its network and its services.
 
 use super::Problems;
-use super::decode::{Report, Unique, Value};
+use super::decode::{Unique, Value};
 use super::host::DEFAULT_TENANT;
+use super::report::Report;
 use super::values::{label, line, service_name, vni};
 use super::yaml;
 use std::path::Path;

@@ -1,7 +1,8 @@
 //! The host document: who this host is, how it reaches the others, how its datapath runs.
 
 use super::Problems;
-use super::decode::{Report, Unique, Value};
+use super::decode::{Unique, Value};
+use super::report::Report;
 use super::values::{device, endpoint, ipv4_prefix, label, number16, ordinal, path, public_key, switch, vni};
 use ipnet::Ipv4Net;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -14,6 +14,8 @@ pub mod application;
 mod decode;
 pub mod host;
 mod problem;
+mod report;
+mod spelling;
 pub mod topology;
 mod values;
 pub mod yaml;

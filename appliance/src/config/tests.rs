@@ -1,6 +1,7 @@
 //! Documents against their fixtures, their documentation, and what nobody would write.
 
-use super::decode::{Report, Value};
+use super::decode::Value;
+use super::report::Report;
 use super::topology::merge;
 use super::{Problems, application, host, topology, yaml};
 use proptest::prelude::*;

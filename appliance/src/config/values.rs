@@ -1,6 +1,7 @@
 //! Leaves: a value that stands at one key, checked and turned into its domain type.
 
-use super::decode::{Value, nearest};
+use super::decode::Value;
+use super::spelling::nearest;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -4,8 +4,8 @@
 //! that a hostile file meets limits of ours: its size, its depth, and how much its aliases expand to. YAML 1.2 core
 //! schema: `on`, `off`, `yes` and `no` are text. Merge keys (`<<`) are YAML 1.1 and are ordinary, unknown keys here.
 
-use super::decode::Report;
 use super::problem::Place;
+use super::report::Report;
 use saphyr::{Scalar as CoreScalar, Yaml, YamlEmitter};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 use std::borrow::Cow;
