@@ -1,5 +1,9 @@
 //! Bytes on the wire: parsed once, into types that remember what was proven.
 
+mod mac;
+
+pub use mac::MacAddr;
+
 /// The congestion field of an IP header (RFC 3168 §5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
