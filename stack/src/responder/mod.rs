@@ -97,3 +97,6 @@ impl Addresses {
         Some(payload)
     }
 }
+
+#[cfg(test)]
+mod tests;
