@@ -5,6 +5,7 @@ pub mod drop;
 pub mod egress;
 pub mod frame;
 pub mod plan;
+pub mod responder;
 pub mod shard;
 pub mod snapshot;
 pub mod stats;

@@ -13,6 +13,10 @@ pub use flow_key::{Direction, Endpoints, FlowKey};
 pub use headers::{Headers, Transport, protocol, tcp_flags};
 pub use mac::MacAddr;
 
+mod mac;
+
+pub use mac::MacAddr;
+
 /// The congestion field of an IP header (RFC 3168 §5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]

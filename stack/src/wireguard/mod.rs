@@ -112,3 +112,6 @@ pub trait Tunnel: Send {
     /// Round trip of the last handshake that this end began.
     fn rtt(&self) -> Option<Duration>;
 }
+
+#[cfg(test)]
+mod tests;
