@@ -3,7 +3,9 @@
 
 pub mod drop;
 pub mod egress;
+pub mod flow;
 pub mod frame;
+pub mod overlay;
 pub mod plan;
 pub mod responder;
 pub mod shard;

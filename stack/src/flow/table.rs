@@ -47,7 +47,9 @@ impl FlowTable {
     /// The flow with this key.
     #[inline]
     pub fn find(&self, key: &FlowKey) -> Option<FlowIndex> {
-        let found = self.index.find(self.hasher.hash_one(key), |slot| self.key_of(*slot) == Some(key));
+        let found = self
+            .index
+            .find(self.hasher.hash_one(key), |slot| self.key_of(*slot) == Some(key));
         found.map(|slot| FlowIndex(*slot))
     }
 
@@ -82,16 +84,23 @@ impl FlowTable {
                 slot
             }
         };
-        let Self { index, slots, hasher, .. } = self;
+        let Self {
+            index, slots, hasher, ..
+        } = self;
         index.insert_unique(hash, slot, |slot| {
-            slots.get(*slot as usize).and_then(Option::as_ref).map_or(0, |flow| hasher.hash_one(flow.key))
+            slots
+                .get(*slot as usize)
+                .and_then(Option::as_ref)
+                .map_or(0, |flow| hasher.hash_one(flow.key))
         });
         Some(FlowIndex(slot))
     }
 
     /// Takes a flow out.
     pub fn remove(&mut self, index: FlowIndex) {
-        let Some(flow) = self.slots.get_mut(index.0 as usize).and_then(Option::take) else { return };
+        let Some(flow) = self.slots.get_mut(index.0 as usize).and_then(Option::take) else {
+            return;
+        };
         let hash = self.hasher.hash_one(flow.key);
         if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == index.0) {
             entry.remove();
@@ -103,7 +112,9 @@ impl FlowTable {
         let mut victim: Option<(u32, Instant)> = None;
         for _ in 0..EVICTION_SAMPLE.min(self.slots.len()) {
             let slot = self.advance_hand();
-            let Some(flow) = self.slots.get(slot).and_then(Option::as_ref) else { continue };
+            let Some(flow) = self.slots.get(slot).and_then(Option::as_ref) else {
+                continue;
+            };
             let may_go = flow.expires <= now || flow.tracking != Tracking::TcpEstablished;
             if may_go && victim.is_none_or(|(_, expires)| flow.expires < expires) {
                 victim = Some((slot as u32, flow.expires));
@@ -116,7 +127,12 @@ impl FlowTable {
     pub fn sweep(&mut self, now: Instant) {
         for _ in 0..SWEEP.min(self.slots.len()) {
             let slot = self.advance_hand();
-            if self.slots.get(slot).and_then(Option::as_ref).is_some_and(|flow| flow.expires <= now) {
+            if self
+                .slots
+                .get(slot)
+                .and_then(Option::as_ref)
+                .is_some_and(|flow| flow.expires <= now)
+            {
                 self.remove(FlowIndex(slot as u32));
             }
         }
@@ -178,7 +194,9 @@ mod tests {
     #[test]
     fn both_directions_find_one_entry() {
         let mut table = FlowTable::new(8, 1);
-        let index = table.insert(flow(1000, Tracking::TcpOpening, 10), Instant::ZERO).unwrap();
+        let index = table
+            .insert(flow(1000, Tracking::TcpOpening, 10), Instant::ZERO)
+            .unwrap();
         let endpoints = Endpoints {
             protocol: 6,
             source: "172.19.2.2".parse().unwrap(),
@@ -197,21 +215,33 @@ mod tests {
     fn a_full_table_gives_up_unfinished_flows_and_never_established_ones() {
         let mut table = FlowTable::new(4, 1);
         for port in 0..3 {
-            table.insert(flow(port, Tracking::TcpEstablished, 1000), Instant::ZERO).unwrap();
+            table
+                .insert(flow(port, Tracking::TcpEstablished, 1000), Instant::ZERO)
+                .unwrap();
         }
         let opening = flow(3, Tracking::TcpOpening, 10);
         table.insert(opening.clone(), Instant::ZERO).unwrap();
-        table.insert(flow(4, Tracking::TcpEstablished, 1000), Instant::ZERO).unwrap();
+        table
+            .insert(flow(4, Tracking::TcpEstablished, 1000), Instant::ZERO)
+            .unwrap();
         assert_eq!(table.find(&opening.key), None);
-        assert!(table.insert(flow(5, Tracking::TcpOpening, 10), Instant::ZERO).is_none());
+        assert!(
+            table
+                .insert(flow(5, Tracking::TcpOpening, 10), Instant::ZERO)
+                .is_none()
+        );
         assert_eq!(table.len(), 4);
     }
 
     #[test]
     fn expired_flows_are_swept() {
         let mut table = FlowTable::new(4, 1);
-        table.insert(flow(1, Tracking::TcpOpening, 10), Instant::ZERO).unwrap();
-        let stays = table.insert(flow(2, Tracking::TcpOpening, 20), Instant::ZERO).unwrap();
+        table
+            .insert(flow(1, Tracking::TcpOpening, 10), Instant::ZERO)
+            .unwrap();
+        let stays = table
+            .insert(flow(2, Tracking::TcpOpening, 20), Instant::ZERO)
+            .unwrap();
         table.sweep(Instant::ZERO + Duration::from_secs(10));
         assert_eq!(table.len(), 1);
         assert!(table.get(stays).is_some());

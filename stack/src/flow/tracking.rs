@@ -49,7 +49,9 @@ impl Tracking {
 
     /// The state after a packet; `reply`: it comes from the side that didn't begin.
     pub fn advance(self, headers: &Headers, reply: bool) -> Self {
-        let Transport::Tcp { flags, .. } = headers.transport else { return self };
+        let Transport::Tcp { flags, .. } = headers.transport else {
+            return self;
+        };
         if flags & tcp_flags::RST != 0 {
             return Self::TcpClosed;
         }

@@ -29,7 +29,11 @@ pub struct Decapsulated {
 /// Takes apart what a tunnel opened: an IPv4 packet from `far` to `near`, UDP to port 4789, the I flag set.
 pub fn decap(plain: &[u8], far: Ipv4Addr, near: Ipv4Addr) -> Result<Decapsulated, DropReason> {
     let outer = Headers::parse(plain).map_err(|_| DropReason::NotVxlan)?;
-    let Transport::Udp { destination_port: vxlan::PORT, .. } = outer.transport else {
+    let Transport::Udp {
+        destination_port: vxlan::PORT,
+        ..
+    } = outer.transport
+    else {
         return Err(DropReason::NotVxlan);
     };
     if outer.source != far || outer.destination != near {

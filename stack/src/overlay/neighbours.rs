@@ -110,9 +110,24 @@ impl Neighbours {
     }
 
     /// Looks a neighbour up; `hint` is where it was last.
-    pub fn look_up(&mut self, key: NeighbourKey, asker: IpAddr, peer: PeerId, hint: u32, now: Instant) -> Lookup {
-        let at_hint = self.entries.get(hint as usize).and_then(Option::as_ref).is_some_and(|e| e.key == key);
-        let place = if at_hint { Some(hint) } else { self.index.get(&key).copied() };
+    pub fn look_up(
+        &mut self,
+        key: NeighbourKey,
+        asker: IpAddr,
+        peer: PeerId,
+        hint: u32,
+        now: Instant,
+    ) -> Lookup {
+        let at_hint = self
+            .entries
+            .get(hint as usize)
+            .and_then(Option::as_ref)
+            .is_some_and(|e| e.key == key);
+        let place = if at_hint {
+            Some(hint)
+        } else {
+            self.index.get(&key).copied()
+        };
         if let Some(place) = place
             && let Some(Some(entry)) = self.entries.get_mut(place as usize)
         {
@@ -178,7 +193,10 @@ impl Neighbours {
 
     /// Whether one more packet may wait for this neighbour.
     pub fn has_room(&self, key: &NeighbourKey) -> bool {
-        let entry = self.index.get(key).and_then(|place| self.entries.get(*place as usize)?.as_ref());
+        let entry = self
+            .index
+            .get(key)
+            .and_then(|place| self.entries.get(*place as usize)?.as_ref());
         self.waiting < WAITING_ALL && entry.is_some_and(|entry| entry.waiting.len() < WAITING_EACH)
     }
 
@@ -200,9 +218,17 @@ impl Neighbours {
 
     /// A neighbour has answered, or asked for something itself. Only entries that exist are changed, and only by the
     /// peer they belong to. Gives back the packets that waited.
-    pub fn confirm(&mut self, key: &NeighbourKey, peer: PeerId, mac: MacAddr, now: Instant) -> VecDeque<Frame> {
+    pub fn confirm(
+        &mut self,
+        key: &NeighbourKey,
+        peer: PeerId,
+        mac: MacAddr,
+        now: Instant,
+    ) -> VecDeque<Frame> {
         let place = self.index.get(key).copied().unwrap_or(Self::NOWHERE);
-        let Some(Some(entry)) = self.entries.get_mut(place as usize) else { return VecDeque::new() };
+        let Some(Some(entry)) = self.entries.get_mut(place as usize) else {
+            return VecDeque::new();
+        };
         if entry.peer != peer || mac.is_multicast() {
             return VecDeque::new();
         }
@@ -219,7 +245,9 @@ impl Neighbours {
     /// ([`Neighbours::poll_given_up`]).
     pub fn tick(&mut self, now: Instant, mut ask: impl FnMut(Asked)) {
         for place in 0..u32::try_from(self.entries.len()).unwrap_or(0) {
-            let Some(Some(entry)) = self.entries.get_mut(place as usize) else { continue };
+            let Some(Some(entry)) = self.entries.get_mut(place as usize) else {
+                continue;
+            };
             let since_used = now.saturating_since(entry.used);
             let due = match entry.state {
                 State::Reachable => {
@@ -236,7 +264,25 @@ impl Neighbours {
                 }
                 entry.attempts += 1;
                 entry.asked = now;
-                ask(Asked { key: entry.key, asker: entry.asker, peer: entry.peer });
+                ask(Asked {
+                    key: entry.key,
+                    asker: entry.asker,
+                    peer: entry.peer,
+                });
+            }
+        }
+    }
+
+    /// Asks a peer's open questions again: its tunnel has just become able to carry them.
+    pub fn ask_again(&mut self, peer: PeerId, now: Instant, mut ask: impl FnMut(Asked)) {
+        for entry in self.entries.iter_mut().flatten() {
+            if entry.peer == peer && entry.state == State::Asking {
+                entry.asked = now;
+                ask(Asked {
+                    key: entry.key,
+                    asker: entry.asker,
+                    peer,
+                });
             }
         }
     }
@@ -272,7 +318,10 @@ mod tests {
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
     fn key(last: u8) -> NeighbourKey {
-        NeighbourKey { vni: Vni::MIN, address: IpAddr::from([172, 19, 2, last]) }
+        NeighbourKey {
+            vni: Vni::MIN,
+            address: IpAddr::from([172, 19, 2, last]),
+        }
     }
 
     fn at(seconds: u64) -> Instant {
@@ -280,7 +329,13 @@ mod tests {
     }
 
     fn look_up(cache: &mut Neighbours, last: u8, now: Instant) -> Lookup {
-        cache.look_up(key(last), IpAddr::from([172, 19, 1, 2]), PEER, Neighbours::NOWHERE, now)
+        cache.look_up(
+            key(last),
+            IpAddr::from([172, 19, 1, 2]),
+            PEER,
+            Neighbours::NOWHERE,
+            now,
+        )
     }
 
     fn frame() -> Frame {
@@ -295,10 +350,16 @@ mod tests {
             assert!(cache.wait(&key(2), frame()).is_ok());
         }
         assert!(cache.wait(&key(2), frame()).is_err(), "the queue is bounded");
-        assert!(cache.confirm(&key(2), PeerId(9), MAC, at(0)).is_empty(), "only its own peer may answer");
+        assert!(
+            cache.confirm(&key(2), PeerId(9), MAC, at(0)).is_empty(),
+            "only its own peer may answer"
+        );
         assert_eq!(cache.confirm(&key(2), PEER, MAC, at(0)).len(), WAITING_EACH);
         assert!(matches!(look_up(&mut cache, 2, at(1)), Lookup::Known(MAC, _)));
-        assert!(cache.confirm(&key(3), PEER, MAC, at(1)).is_empty(), "nobody asked for this one");
+        assert!(
+            cache.confirm(&key(3), PEER, MAC, at(1)).is_empty(),
+            "nobody asked for this one"
+        );
     }
 
     #[test]
@@ -332,12 +393,18 @@ mod tests {
     fn at_its_bound_the_one_used_longest_ago_leaves() {
         let mut cache = Neighbours::new(1);
         for number in 0..=u32::try_from(Neighbours::CAPACITY).unwrap() {
-            let key = NeighbourKey { vni: Vni::MIN, address: IpAddr::V4((0x0a00_0000 + number).into()) };
+            let key = NeighbourKey {
+                vni: Vni::MIN,
+                address: IpAddr::V4((0x0a00_0000 + number).into()),
+            };
             let now = at(u64::from(number));
             cache.look_up(key, IpAddr::from([172, 19, 1, 2]), PEER, Neighbours::NOWHERE, now);
         }
         assert_eq!(cache.len(), Neighbours::CAPACITY);
-        let first = NeighbourKey { vni: Vni::MIN, address: IpAddr::V4(0x0a00_0000.into()) };
+        let first = NeighbourKey {
+            vni: Vni::MIN,
+            address: IpAddr::V4(0x0a00_0000.into()),
+        };
         assert!(!cache.index.contains_key(&first));
     }
 }

@@ -65,7 +65,10 @@ impl Snapshot {
         };
         let policy = match previous {
             Some(previous) if previous.policy.is_compiled_from(plan) => Arc::clone(&previous.policy),
-            _ => Arc::new(Policy::compile(plan, previous.map_or(1, |previous| previous.epoch() + 1))),
+            _ => Arc::new(Policy::compile(
+                plan,
+                previous.map_or(1, |previous| previous.epoch() + 1),
+            )),
         };
         Arc::new(Self { policy, lanes })
     }

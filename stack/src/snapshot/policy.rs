@@ -5,7 +5,9 @@
 
 use crate::drop::DropReason;
 use crate::flow::{Answer, Arrival, Hop, Verdict};
-use crate::plan::{HostOrdinal, Instance, Network, NetworkNumbers, PeerId, PeerNetworks, Plan, PortId, Vni};
+use crate::plan::{
+    HostOrdinal, Instance, Mtu, Network, NetworkNumbers, PeerId, PeerNetworks, Plan, PortId, Vni,
+};
 use crate::wire::{Endpoints, protocol};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -46,7 +48,7 @@ pub struct PortEntry {
     /// Its number.
     pub id: PortId,
     /// Largest packet its device takes.
-    pub mtu: usize,
+    pub mtu: Mtu,
     /// Whether its device takes super-packets and partial checksums.
     pub offloads: bool,
     /// The networks it is in; the application's own first.
@@ -110,14 +112,14 @@ pub struct PeerEntry {
     /// The networks it is a member of.
     pub networks: PeerNetworks,
     /// Largest inner packet towards it.
-    pub mtu: usize,
+    pub mtu: Mtu,
 }
 
 fn peer_entries(plan: &Plan) -> Vec<(PeerId, PeerEntry)> {
     let entry = |peer: &crate::plan::Peer| PeerEntry {
         ordinal: peer.ordinal,
         networks: peer.networks.clone(),
-        mtu: usize::from(peer.mtu.get()),
+        mtu: peer.mtu,
     };
     plan.peers.iter().map(|peer| (peer.id, entry(peer))).collect()
 }
@@ -129,10 +131,17 @@ impl Policy {
         let mut networks: Map<Vni, NetworkEntry> = Map::default();
         for network in &plan.networks {
             let mut blocks = Box::new([NOBODY; 256]);
-            for (id, peer) in peers.iter().filter(|(_, peer)| peer.networks.contains(network.vni)) {
+            for (id, peer) in peers
+                .iter()
+                .filter(|(_, peer)| peer.networks.contains(network.vni))
+            {
                 blocks[usize::from(peer.ordinal.get())] = id.0;
             }
-            let entry = NetworkEntry { numbers: network.numbers, instances: Map::default(), blocks };
+            let entry = NetworkEntry {
+                numbers: network.numbers,
+                instances: Map::default(),
+                blocks,
+            };
             networks.insert(network.vni, entry);
         }
         let mut ports = Vec::with_capacity(plan.instances.len());
@@ -140,7 +149,9 @@ impl Policy {
         for (slot, instance) in (0..).map(PortSlot).zip(&plan.instances) {
             let mut memberships = Vec::with_capacity(instance.memberships.len());
             for membership in &instance.memberships {
-                let Some(network) = networks.get_mut(&membership.vni) else { continue };
+                let Some(network) = networks.get_mut(&membership.vni) else {
+                    continue;
+                };
                 for address in membership.addresses() {
                     network.instances.insert(address, slot);
                 }
@@ -154,7 +165,7 @@ impl Policy {
             port_slots.insert(instance.port, slot);
             ports.push(PortEntry {
                 id: instance.port,
-                mtu: usize::from(instance.mtu.get()),
+                mtu: instance.mtu,
                 offloads: instance.offloads,
                 memberships,
             });
@@ -165,7 +176,14 @@ impl Policy {
             instances: plan.instances.clone(),
             peers: peers.clone(),
         };
-        Self { epoch, source, ports, port_slots, networks, peers: peers.into_iter().collect() }
+        Self {
+            epoch,
+            source,
+            ports,
+            port_slots,
+            networks,
+            peers: peers.into_iter().collect(),
+        }
     }
 
     /// Whether a plan says the same about policy and routes.
@@ -217,7 +235,9 @@ impl Policy {
     /// application's own), for a tunnel the one in its VXLAN header. That the source belongs to where the packet came
     /// from is proven before.
     pub fn judge(&self, vni: Vni, endpoints: &Endpoints, arrival: Arrival) -> Verdict {
-        let Some(network) = self.network(vni) else { return Verdict::Deny(DropReason::UnknownVni) };
+        let Some(network) = self.network(vni) else {
+            return Verdict::Deny(DropReason::UnknownVni);
+        };
         if !network.covers(endpoints.destination) {
             return Verdict::Deny(DropReason::OutboundDenied);
         }
@@ -236,14 +256,20 @@ impl Policy {
             return judge_service(endpoints, arrival);
         }
         if let Some(slot) = network.instance(endpoints.destination) {
-            return Verdict::Forward { original: Hop::Port(slot), reply };
+            return Verdict::Forward {
+                original: Hop::Port(slot),
+                reply,
+            };
         }
         match (network.owner(endpoints.destination), arrival) {
             // What came out of a tunnel never goes into one.
             (_, Arrival::Tunnel(_)) => Verdict::Deny(DropReason::NoInstance),
             (Some(ordinal), _) if ordinal == self.ordinal().get() => Verdict::Deny(DropReason::NoInstance),
             (Some(ordinal), _) => match network.peer_of(ordinal) {
-                Some(peer) => Verdict::Forward { original: Hop::Tunnel(peer), reply },
+                Some(peer) => Verdict::Forward {
+                    original: Hop::Tunnel(peer),
+                    reply,
+                },
                 None => Verdict::Deny(DropReason::NoPeer),
             },
             (None, _) => Verdict::Deny(DropReason::NoInstance),

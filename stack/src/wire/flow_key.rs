@@ -70,7 +70,15 @@ impl FlowKey {
         } else {
             (destination, source, Direction::Down)
         };
-        (Self { vni, protocol: endpoints.protocol, low, high }, direction)
+        (
+            Self {
+                vni,
+                protocol: endpoints.protocol,
+                low,
+                high,
+            },
+            direction,
+        )
     }
 }
 
