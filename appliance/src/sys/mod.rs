@@ -2,6 +2,13 @@
 
 pub(crate) mod clock;
 pub(crate) mod epoll;
+pub(crate) mod ethtool;
 pub(crate) mod lane_socket;
+pub(crate) mod memfd;
+pub(crate) mod netlink;
+pub(crate) mod netns;
+pub(crate) mod packet_socket;
+pub(crate) mod process;
+pub(crate) mod seqpacket;
 pub(crate) mod signal;
 pub(crate) mod tun;
