@@ -11,7 +11,7 @@ use super::worker::{Events, Mail, Mailbox, Reply};
 use crate::seam::{self, BootId, Event, FromDatapath, LaneFeatures, PlanDigest, ToDatapath};
 use crate::sys::epoll::{Poller, Waker};
 use crate::sys::memfd;
-use crate::sys::seqpacket::{Connection, Listener, MAX_DESCRIPTORS, Message};
+use crate::sys::seqpacket::{Connection, Listener, Message};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -61,9 +61,9 @@ struct HeldPort {
 }
 
 /// An answer and the descriptors beside it.
-struct Answer<'a> {
+struct Answer {
     message: FromDatapath,
-    descriptors: Vec<BorrowedFd<'a>>,
+    descriptors: Vec<OwnedFd>,
 }
 
 /// Why a request wasn't carried out.
@@ -204,14 +204,9 @@ impl Control {
                 return self.part();
             }
         };
-        let is_hello;
         let answer = match self.answer(message) {
-            Ok(answer) => {
-                is_hello = matches!(answer.message, FromDatapath::Hello { .. });
-                answer
-            }
+            Ok(answer) => answer,
             Err(Failure::Refused(refusal)) => {
-                is_hello = false;
                 tracing::warn!(reason = %refusal, "a request was refused");
                 Answer::from(FromDatapath::Refused {
                     reason: refusal.to_string(),
@@ -219,20 +214,18 @@ impl Control {
             }
             Err(Failure::Broken(error)) => return Err(error),
         };
-        let (message, descriptors) = (answer.message, answer.descriptors);
-        let sent = send(self.agent.as_ref(), &message, &descriptors);
-        if let Err(error) = sent {
+        let descriptors: Vec<BorrowedFd<'_>> = answer.descriptors.iter().map(AsFd::as_fd).collect();
+        if let Err(error) = send(self.agent.as_ref(), &answer.message, &descriptors) {
             tracing::warn!(%error, "the agent takes no answer");
             return self.part();
         }
-        if is_hello {
-            // What a former agent may have missed.
+        if matches!(answer.message, FromDatapath::Hello { .. }) {
             self.repeat_events();
         }
         Ok(())
     }
 
-    fn answer(&mut self, message: Message) -> Result<Answer<'_>, Failure> {
+    fn answer(&mut self, message: Message) -> Result<Answer, Failure> {
         let descriptors = message.descriptors;
         match serde_json::from_slice(&message.bytes)? {
             ToDatapath::Hello { version } => self.hello(version),
@@ -245,7 +238,7 @@ impl Control {
         }
     }
 
-    fn hello(&self, version: u32) -> Result<Answer<'_>, Failure> {
+    fn hello(&self, version: u32) -> Result<Answer, Failure> {
         // An upgrade replaces the agent first: it may be one version ahead.
         if version != seam::VERSION && version != seam::VERSION + 1 {
             let ours = seam::VERSION;
@@ -268,7 +261,7 @@ impl Control {
         listen: SocketAddr,
         features: LaneFeatures,
         sockets: Vec<OwnedFd>,
-    ) -> Result<Answer<'_>, Failure> {
+    ) -> Result<Answer, Failure> {
         self.one_per_shard("a lane", &sockets)?;
         let lanes = duplicates("a lane's socket", &sockets, |socket| Lane::new(socket, features))?;
         self.mail_each(lanes, |lane| Mail::SetLanes(vec![lane]))?;
@@ -282,7 +275,7 @@ impl Control {
         id: PortId,
         device: String,
         queues: Vec<OwnedFd>,
-    ) -> Result<Answer<'_>, Failure> {
+    ) -> Result<Answer, Failure> {
         self.one_per_shard("a port", &queues)?;
         let ports = duplicates("a port's queue", &queues, |queue| Port::new(id, queue))?;
         self.mail_each(ports, Mail::AddPort)?;
@@ -297,7 +290,7 @@ impl Control {
     }
 
     /// Removing what isn't there is done already: an agent may repeat itself after a restart.
-    fn remove_port(&mut self, port: PortId) -> Result<Answer<'_>, Failure> {
+    fn remove_port(&mut self, port: PortId) -> Result<Answer, Failure> {
         let count = self.shards.len();
         self.mail_each(vec![port; count], Mail::RemovePort)?;
         if self.ports.remove(&port).is_some() {
@@ -306,7 +299,7 @@ impl Control {
         Ok(Answer::from(FromDatapath::Done))
     }
 
-    fn install(&mut self, digest: PlanDigest, descriptors: Vec<OwnedFd>) -> Result<Answer<'_>, Failure> {
+    fn install(&mut self, digest: PlanDigest, descriptors: Vec<OwnedFd>) -> Result<Answer, Failure> {
         let came = descriptors.len();
         let Ok([file]) = <[OwnedFd; 1]>::try_from(descriptors) else {
             return Err(Refusal::Descriptors {
@@ -340,7 +333,7 @@ impl Control {
         Ok(Answer::from(FromDatapath::Installed { epoch, unknown_ports }))
     }
 
-    fn report(&mut self) -> Result<Answer<'_>, Failure> {
+    fn report(&mut self) -> Result<Answer, Failure> {
         let count = self.shards.len();
         let replies = self.mail_each(vec![(); count], |()| Mail::Report)?;
         let reports = replies.into_iter().filter_map(|reply| match reply {
@@ -351,14 +344,14 @@ impl Control {
         Ok(Answer::from(FromDatapath::Report { report }))
     }
 
-    fn adopt(&self, port: Option<PortId>) -> Result<Answer<'_>, Failure> {
+    fn adopt(&self, port: Option<PortId>) -> Result<Answer, Failure> {
         let held = match port {
             Some(port) => &self.ports.get(&port).ok_or(Refusal::NoPort(port))?.queues,
             None => &self.lanes.as_ref().ok_or(Refusal::NoLanes)?.sockets,
         };
         Ok(Answer {
             message: FromDatapath::Adopted,
-            descriptors: held.iter().map(AsFd::as_fd).collect(),
+            descriptors: duplicates("a descriptor to adopt", held, Ok)?,
         })
     }
 
@@ -410,6 +403,7 @@ impl Control {
         }
     }
 
+    /// What a former agent may have missed.
     fn repeat_events(&mut self) {
         let gone = self.ports.iter().filter(|(_, held)| held.gone);
         let gone: Vec<PortId> = gone.map(|(port, _)| *port).collect();
@@ -442,7 +436,7 @@ impl Control {
     }
 }
 
-impl From<FromDatapath> for Answer<'_> {
+impl From<FromDatapath> for Answer {
     fn from(message: FromDatapath) -> Self {
         Self {
             message,
@@ -473,4 +467,194 @@ fn send(
         return Ok(());
     };
     agent.send(&serde_json::to_vec(message)?, descriptors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::lane_socket;
+    use std::path::PathBuf;
+    use std::thread::JoinHandle;
+    use std::time::Duration;
+    use tidegate_stack::frame::PoolSizes;
+    use tidegate_stack::plan::{HostOrdinal, Instance, Mtu, PrivateKey};
+
+    /// A datapath in this process, which ends with the value.
+    struct Datapath {
+        folder: PathBuf,
+        end: Option<std::io::PipeWriter>,
+        control: Option<JoinHandle<io::Result<()>>>,
+    }
+
+    impl Datapath {
+        fn start(test: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("tidegate-control-{}-{test}", std::process::id()));
+            std::fs::create_dir_all(&folder).unwrap();
+            let listener = Listener::bind(&folder.join("datapath.sock"), 0o600).unwrap();
+            // A pipe whose other end closes stands in for SIGTERM.
+            let (termination, end) = std::io::pipe().unwrap();
+            let config = |_| ShardConfig {
+                seed: 1,
+                flows: 1024,
+                frames: PoolSizes { small: 16, large: 4 },
+            };
+            let one = NonZeroUsize::MIN;
+            let run = move || Control::start(BootId(7), listener, termination.into(), one, config)?.run();
+            Self {
+                folder,
+                end: Some(end),
+                control: Some(std::thread::spawn(run)),
+            }
+        }
+
+        fn agent(&self) -> Connection {
+            let agent = Connection::connect(&self.folder.join("datapath.sock")).unwrap();
+            agent
+                .set_receive_timeout(Some(Duration::from_secs(5)))
+                .unwrap();
+            agent
+        }
+    }
+
+    impl Drop for Datapath {
+        fn drop(&mut self) {
+            drop(self.end.take());
+            let ended = self.control.take().map(JoinHandle::join);
+            assert!(matches!(ended, Some(Ok(Ok(())))), "asked to end, a datapath ends well");
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    fn ask(agent: &Connection, request: &ToDatapath, descriptors: &[BorrowedFd<'_>]) -> (FromDatapath, usize) {
+        agent
+            .send(&serde_json::to_vec(request).unwrap(), descriptors)
+            .unwrap();
+        let answer = agent.receive().unwrap().unwrap();
+        (
+            serde_json::from_slice(&answer.bytes).unwrap(),
+            answer.descriptors.len(),
+        )
+    }
+
+    fn lane() -> OwnedFd {
+        lane_socket::bind(SocketAddr::from(([127, 0, 0, 1], 0)), true).unwrap()
+    }
+
+    fn set_lanes() -> ToDatapath {
+        ToDatapath::SetLanes {
+            listen: SocketAddr::from(([127, 0, 0, 1], 51820)),
+            features: LaneFeatures::default(),
+        }
+    }
+
+    fn plan(ports: &[u32]) -> Plan {
+        let instance = |port: &u32| Instance {
+            port: PortId(*port),
+            tenant: "default".to_owned(),
+            application: "shop".to_owned(),
+            service: "web".to_owned(),
+            name: format!("web-{port}"),
+            memberships: Vec::new(),
+            mtu: Mtu::try_from(1390).unwrap(),
+        };
+        Plan {
+            ordinal: HostOrdinal::try_from(1).unwrap(),
+            networks: Vec::new(),
+            instances: ports.iter().map(instance).collect(),
+            peers: Vec::new(),
+            foreign_lane_key: PrivateKey::from_bytes([3; 32]),
+        }
+    }
+
+    #[test]
+    fn a_starting_agent_finds_what_a_former_one_gave() {
+        let datapath = Datapath::start("adopt");
+        let hello = ToDatapath::Hello {
+            version: seam::VERSION,
+        };
+        let first = datapath.agent();
+        let (answer, _) = ask(&first, &hello, &[]);
+        assert!(
+            matches!(answer, FromDatapath::Hello { boot: BootId(7), shards: 1, plan: None, lanes: None, .. })
+        );
+        assert!(matches!(
+            ask(&first, &ToDatapath::Adopt { port: None }, &[]).0,
+            FromDatapath::Refused { .. }
+        ));
+        let lane = lane();
+        assert_eq!(
+            ask(&first, &set_lanes(), &[lane.as_fd()]),
+            (FromDatapath::Done, 0)
+        );
+        let file = memfd::seal("plan", &serde_json::to_vec(&plan(&[4])).unwrap()).unwrap();
+        let install = ToDatapath::Install {
+            digest: PlanDigest(9),
+        };
+        let (answer, _) = ask(&first, &install, &[file.as_fd()]);
+        assert!(
+            matches!(&answer, FromDatapath::Installed { unknown_ports, .. } if *unknown_ports == [PortId(4)])
+        );
+
+        let second = datapath.agent();
+        let (answer, _) = ask(&second, &hello, &[]);
+        assert!(
+            matches!(answer, FromDatapath::Hello { plan: Some(PlanDigest(9)), lanes: Some(_), .. }),
+            "{answer:?}"
+        );
+        assert_eq!(
+            ask(&second, &ToDatapath::Adopt { port: None }, &[]),
+            (FromDatapath::Adopted, 1)
+        );
+        assert!(first.receive().unwrap().is_none(), "the newest agent wins");
+        assert!(matches!(
+            ask(&second, &ToDatapath::Report, &[]).0,
+            FromDatapath::Report { .. }
+        ));
+    }
+
+    #[test]
+    fn what_cannot_be_carried_out_is_refused_with_a_reason_and_changes_nothing() {
+        let datapath = Datapath::start("refuse");
+        let agent = datapath.agent();
+        let (null, lane) = (std::fs::File::open("/dev/null").unwrap(), lane());
+        let add_port = ToDatapath::AddPort {
+            port: PortId(1),
+            device: "eth0".to_owned(),
+        };
+        let install = ToDatapath::Install {
+            digest: PlanDigest(1),
+        };
+        let adopt = ToDatapath::Adopt {
+            port: Some(PortId(1)),
+        };
+        let stranger = ToDatapath::Hello {
+            version: seam::VERSION + 2,
+        };
+        let (null, lane) = (null.as_fd(), lane.as_fd());
+        let cases: [(&ToDatapath, &[BorrowedFd<'_>], &str); 8] = [
+            (&stranger, &[], "restart the datapath"),
+            (&add_port, &[], "needs 1 descriptors, and 0 came"),
+            (&add_port, &[null], "a port's queue"),
+            (&set_lanes(), &[lane, lane], "needs 1 descriptors, and 2 came"),
+            (&set_lanes(), &[null], "a lane's socket"),
+            (&install, &[null], "the plan can't be read"),
+            (&install, &[], "a plan needs 1 descriptors"),
+            (&adopt, &[], "port 1 isn't here"),
+        ];
+        for (request, descriptors, expected) in cases {
+            let (answer, _) = ask(&agent, request, descriptors);
+            assert!(
+                matches!(&answer, FromDatapath::Refused { reason } if reason.contains(expected)),
+                "{request:?}: {answer:?}"
+            );
+        }
+        agent.send(b"{\"message\":\"dance\"}", &[]).unwrap();
+        let answer = agent.receive().unwrap().unwrap();
+        assert!(String::from_utf8(answer.bytes).unwrap().contains("refused"));
+        let hello = ToDatapath::Hello {
+            version: seam::VERSION,
+        };
+        let (answer, _) = ask(&agent, &hello, &[]);
+        assert!(matches!(answer, FromDatapath::Hello { plan: None, lanes: None, .. }));
+    }
 }

@@ -10,6 +10,7 @@ use crate::seam::Event;
 use crate::sys::clock;
 use crate::sys::epoll::{Poller, Waker};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -115,11 +116,10 @@ impl Mailbox {
         let (outgoing, replies) = sync_channel(MAIL);
         let waker = Waker::new()?;
         let handle = waker.try_clone()?;
-        let poller = Poller::new(READY)?;
         let thread = std::thread::Builder::new()
             .name(format!("shard-{number}"))
             .spawn(move || {
-                let run = || Worker::new(config, poller, handle, incoming, outgoing, events).run();
+                let run = || Worker::new(config, handle, incoming, outgoing, events)?.run();
                 match catch_unwind(AssertUnwindSafe(run)) {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => tracing::error!(shard = number, %error, "a shard failed; the datapath ends"),
@@ -167,13 +167,14 @@ fn ended() -> io::Error {
 impl Worker {
     fn new(
         config: ShardConfig,
-        poller: Poller,
         waker: Waker,
         mail: Receiver<Mail>,
         replies: SyncSender<Reply>,
         events: Events,
-    ) -> Self {
-        Self {
+    ) -> io::Result<Self> {
+        let poller = Poller::new(READY)?;
+        poller.add(waker.as_fd(), WAKER)?;
+        Ok(Self {
             shard: Shard::new(config),
             outputs: Outputs {
                 ports: Ports::new(),
@@ -187,12 +188,10 @@ impl Worker {
             replies,
             events,
             stopping: false,
-        }
+        })
     }
 
     fn run(mut self) -> io::Result<()> {
-        use std::os::fd::AsFd as _;
-        self.poller.add(self.waker.as_fd(), WAKER)?;
         let mut now = clock::now();
         while !self.stopping {
             let due = self.shard.poll_timeout();
