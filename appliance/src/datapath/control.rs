@@ -69,7 +69,9 @@ struct Answer {
 /// Why a request wasn't carried out.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("the agent speaks version {theirs} of the seam, this datapath {ours}: restart the datapath to upgrade it")]
+    #[error(
+        "the agent speaks version {theirs} of the seam, this datapath {ours}: restart the datapath to upgrade it"
+    )]
     Version { theirs: u32, ours: u32 },
     #[error("the message can't be understood: {0}")]
     Message(#[from] serde_json::Error),
@@ -242,7 +244,11 @@ impl Control {
         // An upgrade replaces the agent first: it may be one version ahead.
         if version != seam::VERSION && version != seam::VERSION + 1 {
             let ours = seam::VERSION;
-            return Err(Refusal::Version { theirs: version, ours }.into());
+            return Err(Refusal::Version {
+                theirs: version,
+                ours,
+            }
+            .into());
         }
         let ports = self.ports.iter().map(|(port, held)| (*port, held.device.clone()));
         Ok(Answer::from(FromDatapath::Hello {
@@ -264,18 +270,16 @@ impl Control {
     ) -> Result<Answer, Failure> {
         self.one_per_shard("a lane", &sockets)?;
         let lanes = duplicates("a lane's socket", &sockets, |socket| Lane::new(socket, features))?;
-        self.mail_each(lanes, |lane| Mail::SetLanes(vec![lane]))?;
+        self.mail_each(lanes, |lane| Mail::SetLanes {
+            lanes: vec![lane],
+            glue: features.gro,
+        })?;
         tracing::info!(%listen, gso = features.gso, gro = features.gro, "lanes set");
         self.lanes = Some(HeldLanes { listen, sockets });
         Ok(Answer::from(FromDatapath::Done))
     }
 
-    fn add_port(
-        &mut self,
-        id: PortId,
-        device: String,
-        queues: Vec<OwnedFd>,
-    ) -> Result<Answer, Failure> {
+    fn add_port(&mut self, id: PortId, device: String, queues: Vec<OwnedFd>) -> Result<Answer, Failure> {
         self.one_per_shard("a port", &queues)?;
         let ports = duplicates("a port's queue", &queues, |queue| Port::new(id, queue))?;
         self.mail_each(ports, Mail::AddPort)?;
@@ -327,7 +331,12 @@ impl Control {
         // The former snapshots come back in the answers, and the last of their handles is dropped here.
         self.mail_each(mails, |(snapshot, ports)| Mail::Install { snapshot, ports })?;
         let epoch = snapshot.epoch();
-        tracing::info!(epoch, digest = digest.0, instances = plan.instances.len(), "plan installed");
+        tracing::info!(
+            epoch,
+            digest = digest.0,
+            instances = plan.instances.len(),
+            "plan installed"
+        );
         self.plan = Some(digest);
         self.snapshot = Some(snapshot);
         Ok(Answer::from(FromDatapath::Installed { epoch, unknown_ports }))
@@ -451,9 +460,7 @@ fn duplicates<T>(
     descriptors: &[OwnedFd],
     make: impl Fn(OwnedFd) -> io::Result<T>,
 ) -> Result<Vec<T>, Refusal> {
-    let made = descriptors
-        .iter()
-        .map(|descriptor| make(descriptor.try_clone()?));
+    let made = descriptors.iter().map(|descriptor| make(descriptor.try_clone()?));
     made.collect::<io::Result<_>>()
         .map_err(|error| Refusal::Descriptor { what, error })
 }
@@ -509,9 +516,7 @@ mod tests {
 
         fn agent(&self) -> Connection {
             let agent = Connection::connect(&self.folder.join("datapath.sock")).unwrap();
-            agent
-                .set_receive_timeout(Some(Duration::from_secs(5)))
-                .unwrap();
+            agent.set_receive_timeout(Some(Duration::from_secs(5))).unwrap();
             agent
         }
     }
@@ -520,12 +525,19 @@ mod tests {
         fn drop(&mut self) {
             drop(self.end.take());
             let ended = self.control.take().map(JoinHandle::join);
-            assert!(matches!(ended, Some(Ok(Ok(())))), "asked to end, a datapath ends well");
+            assert!(
+                matches!(ended, Some(Ok(Ok(())))),
+                "asked to end, a datapath ends well"
+            );
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
 
-    fn ask(agent: &Connection, request: &ToDatapath, descriptors: &[BorrowedFd<'_>]) -> (FromDatapath, usize) {
+    fn ask(
+        agent: &Connection,
+        request: &ToDatapath,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> (FromDatapath, usize) {
         agent
             .send(&serde_json::to_vec(request).unwrap(), descriptors)
             .unwrap();
@@ -556,6 +568,7 @@ mod tests {
             name: format!("web-{port}"),
             memberships: Vec::new(),
             mtu: Mtu::try_from(1390).unwrap(),
+            offloads: true,
         };
         Plan {
             ordinal: HostOrdinal::try_from(1).unwrap(),
@@ -574,9 +587,16 @@ mod tests {
         };
         let first = datapath.agent();
         let (answer, _) = ask(&first, &hello, &[]);
-        assert!(
-            matches!(answer, FromDatapath::Hello { boot: BootId(7), shards: 1, plan: None, lanes: None, .. })
-        );
+        assert!(matches!(
+            answer,
+            FromDatapath::Hello {
+                boot: BootId(7),
+                shards: 1,
+                plan: None,
+                lanes: None,
+                ..
+            }
+        ));
         assert!(matches!(
             ask(&first, &ToDatapath::Adopt { port: None }, &[]).0,
             FromDatapath::Refused { .. }
@@ -598,7 +618,14 @@ mod tests {
         let second = datapath.agent();
         let (answer, _) = ask(&second, &hello, &[]);
         assert!(
-            matches!(answer, FromDatapath::Hello { plan: Some(PlanDigest(9)), lanes: Some(_), .. }),
+            matches!(
+                answer,
+                FromDatapath::Hello {
+                    plan: Some(PlanDigest(9)),
+                    lanes: Some(_),
+                    ..
+                }
+            ),
             "{answer:?}"
         );
         assert_eq!(
@@ -655,6 +682,13 @@ mod tests {
             version: seam::VERSION,
         };
         let (answer, _) = ask(&agent, &hello, &[]);
-        assert!(matches!(answer, FromDatapath::Hello { plan: None, lanes: None, .. }));
+        assert!(matches!(
+            answer,
+            FromDatapath::Hello {
+                plan: None,
+                lanes: None,
+                ..
+            }
+        ));
     }
 }

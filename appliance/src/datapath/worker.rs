@@ -51,7 +51,12 @@ pub(super) enum Mail {
         ports: Vec<PortId>,
     },
     /// Take these lanes in place of the former ones. Answer: [`Reply::Done`].
-    SetLanes(Vec<Lane>),
+    SetLanes {
+        /// The lanes, by number.
+        lanes: Vec<Lane>,
+        /// Whether what comes out of tunnels is glued to super-packets.
+        glue: bool,
+    },
     /// Take a port's queue. Answer: [`Reply::Done`].
     AddPort(Port),
     /// Close a port's queue. Answer: [`Reply::Done`].
@@ -122,7 +127,9 @@ impl Mailbox {
                 let run = || Worker::new(config, handle, incoming, outgoing, events)?.run();
                 match catch_unwind(AssertUnwindSafe(run)) {
                     Ok(Ok(())) => return,
-                    Ok(Err(error)) => tracing::error!(shard = number, %error, "a shard failed; the datapath ends"),
+                    Ok(Err(error)) => {
+                        tracing::error!(shard = number, %error, "a shard failed; the datapath ends")
+                    }
                     Err(_) => tracing::error!(shard = number, "a shard panicked; the datapath ends"),
                 }
                 std::process::abort();
@@ -285,10 +292,13 @@ impl Worker {
                 outputs.lanes.send();
                 return Reply::Installed { former };
             }
-            Mail::SetLanes(lanes) => outputs.lanes.replace(lanes, LANES, &self.poller),
+            Mail::SetLanes { lanes, glue } => {
+                self.shard.set_glue(glue);
+                outputs.lanes.replace(lanes, LANES, &self.poller)
+            }
             Mail::AddPort(port) => outputs.ports.add(port, &self.poller),
             Mail::RemovePort(port) => outputs.ports.remove(port, &self.poller),
-            Mail::Report => return Reply::Report(Box::new(self.report(now))),
+            Mail::Report => return Reply::Report(Box::new(self.report())),
             Mail::Stop => {
                 self.stopping = true;
                 Ok(())
@@ -301,8 +311,8 @@ impl Worker {
     }
 
     /// The shard's state, and what it gave to sockets that didn't take it.
-    fn report(&self, now: Instant) -> Report {
-        let mut report = self.shard.report(now);
+    fn report(&self) -> Report {
+        let mut report = self.shard.report();
         let lost = self.outputs.lanes.lost();
         let reason = DropReason::SendFailed;
         match report.drops.iter_mut().find(|drop| drop.reason == reason) {
