@@ -255,56 +255,17 @@ fn virtio_header(packet: &[u8], offload: Offload) -> [u8; VIRTIO_HEADER_LENGTH] 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::netlink::Netlink;
+    use crate::datapath::bed::{self, Bed};
     use crate::sys::netns;
-    use crate::sys::tun::TunFeatures;
     use std::io::{Read as _, Write as _};
     use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
-    /// A namespace with a device that was moved into it; the name goes with the value.
-    struct Instance {
-        name: String,
-        namespace: OwnedFd,
-    }
-
-    impl Drop for Instance {
-        fn drop(&mut self) {
-            let _ = netns::delete(&self.name);
-        }
-    }
-
-    fn is_root() -> bool {
-        let root = rustix::process::geteuid().is_root();
-        if !root {
-            eprintln!("skipped: namespaces and TUN devices need root");
-        }
-        root
-    }
-
-    /// An instance with `eth0` at 10.77.0.`host`/24, and the queue of that device.
-    fn instance(test: &str, host: u8, vnet_header: bool) -> (Instance, OwnedFd) {
-        let name = format!("tgx-datapath-{}-{test}{host}", std::process::id());
-        netns::create(&name).unwrap();
-        let namespace = netns::open(&name).unwrap();
-        let wanted = TunFeatures {
-            vnet_header,
-            segmentation: vnet_header,
-            multi_queue: true,
-        };
-        let device = format!("tgx{}{test}{host}", std::process::id() % 100_000);
-        let queue = tun::create(&device, 1, wanted).unwrap().remove(0);
-        let mut netlink = Netlink::open().unwrap();
-        let index = netlink.link_index(&device).unwrap();
-        netlink.move_link(index, namespace.as_fd(), "eth0", 1400).unwrap();
-        let mut inside = Netlink::open_within(namespace.as_fd()).unwrap();
-        let index = inside.link_index("eth0").unwrap();
-        inside
-            .add_address(index, Ipv4Addr::new(10, 77, 0, host).into(), 24)
-            .unwrap();
-        inside.set_up(index).unwrap();
-        (Instance { name, namespace }, queue)
+    /// An instance at 10.77.0.`host`.
+    fn instance(test: &str, host: u8, vnet_header: bool) -> (Bed, OwnedFd) {
+        let address = Ipv4Addr::new(10, 77, 0, host).into();
+        bed::instance(&format!("{test}{host}"), address, 24, 1400, vnet_header)
     }
 
     /// Two instances, and what one TCP stream moves between them; gives the largest packet that was read.
@@ -326,7 +287,7 @@ mod tests {
         let mut largest = 0;
         std::thread::scope(|scope| {
             let address = SocketAddr::from((Ipv4Addr::new(10, 77, 0, 2), 7000));
-            let listener = netns::within(far.namespace.as_fd(), || TcpListener::bind(address))
+            let listener = netns::within(far.namespace(), || TcpListener::bind(address))
                 .unwrap()
                 .unwrap();
             let done = &done;
@@ -338,7 +299,7 @@ mod tests {
                 done.store(true, Ordering::Relaxed);
                 bytes
             });
-            let near = near.namespace.as_fd();
+            let near = near.namespace();
             scope.spawn(move || {
                 let send = || -> io::Result<()> {
                     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
@@ -366,14 +327,14 @@ mod tests {
 
     #[test]
     fn super_packets_pass_whole_between_devices_with_a_virtio_header() {
-        if is_root() {
+        if bed::is_root() {
             assert!(stream_between("w", true, true) > 1400);
         }
     }
 
     #[test]
     fn super_packets_are_cut_and_summed_for_a_device_without_a_virtio_header() {
-        if is_root() {
+        if bed::is_root() {
             assert!(stream_between("c", true, false) > 1400);
             assert!(stream_between("p", false, false) <= 1400);
         }
@@ -381,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_port_whose_namespace_died_is_gone_and_no_longer_polled() {
-        if !is_root() {
+        if !bed::is_root() {
             return;
         }
         let (instance, queue) = instance("g", 1, true);
@@ -417,7 +378,7 @@ mod tests {
 
     #[test]
     fn only_named_ports_are_polled() {
-        if !is_root() {
+        if !bed::is_root() {
             return;
         }
         let (instance, queue) = instance("n", 1, true);
@@ -429,7 +390,7 @@ mod tests {
             let socket = std::net::UdpSocket::bind("10.77.0.1:0").unwrap();
             socket.send_to(b"hello", "10.77.0.9:9").unwrap();
         };
-        netns::within(instance.namespace.as_fd(), send).unwrap();
+        netns::within(instance.namespace(), send).unwrap();
         poller.wait(Some(Duration::from_millis(10))).unwrap();
         assert_eq!(poller.ready(), 0);
         ports.poll_only(vec![PortId(4), id], &poller).unwrap();
@@ -444,7 +405,7 @@ mod tests {
                 .any(|frame| frame.packet().ends_with(b"hello"))
         );
         ports.poll_only(vec![PortId(4)], &poller).unwrap();
-        netns::within(instance.namespace.as_fd(), send).unwrap();
+        netns::within(instance.namespace(), send).unwrap();
         poller.wait(Some(Duration::from_millis(10))).unwrap();
         assert_eq!(poller.ready(), 0);
     }
