@@ -6,7 +6,7 @@ use crate::seam::{self, BootId, FromDatapath, LaneFeatures, PlanDigest, ToDatapa
 use crate::sys::seqpacket::{Connection, Listener};
 use crate::sys::{lane_socket, memfd, netns};
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
