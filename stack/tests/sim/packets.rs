@@ -74,6 +74,16 @@ impl Crafted {
         bytes
     }
 
+    pub(crate) fn tcp(&self, ports: (u16, u16), sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.ip()
+            .tcp(ports.0, ports.1, sequence, 65_535)
+            .ack(1)
+            .write(&mut bytes, payload)
+            .unwrap();
+        bytes
+    }
+
     pub(crate) fn echo(&self, identifier: u16, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         let ip = self.ip();
