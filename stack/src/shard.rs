@@ -329,3 +329,6 @@ fn example_of(arrival: Arrival) -> crate::stats::DropExample {
         packet: None,
     }
 }
+
+#[cfg(test)]
+mod tests;
