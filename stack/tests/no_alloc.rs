@@ -1,6 +1,8 @@
 //! The steady state allocates nothing: port → cut → seal → lane → open → glue → port, on two shards, counted by the
 //! allocator itself.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at what it didn't expect")]
+
 #[path = "sim/packets.rs"]
 #[expect(dead_code, reason = "shared with the simulation")]
 mod packets;

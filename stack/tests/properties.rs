@@ -1,5 +1,7 @@
 //! The parse, beside two others: what tidegate reads out of a packet, etherparse and smoltcp read too.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at what it didn't expect")]
+
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet};

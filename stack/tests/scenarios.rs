@@ -1,9 +1,14 @@
 //! What users count on, in virtual time: `cargo test -p tidegate-stack --features simulation`.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at what it didn't expect")]
+
 mod sim;
 
+use sim::instance::Packet;
+use sim::link::Conditions;
 use sim::packets::{Crafted, ecn, hop_limit, icmp_type, udp_of_length};
-use sim::{At, Conditions, Packet, Site, Underlay, World};
+use sim::plans::{Site, Underlay};
+use sim::world::{At, World};
 use smoltcp::iface::SocketHandle;
 use std::net::IpAddr;
 use std::time::Duration;

@@ -23,6 +23,8 @@ pub(crate) struct Site {
     pub(crate) offloads: bool,
     /// Seconds between persistent keepalives.
     pub(crate) keepalive: Option<u16>,
+    /// The application whose network alone the peers are members of.
+    pub(crate) members_of: Option<&'static str>,
 }
 
 impl Default for Site {
@@ -32,6 +34,7 @@ impl Default for Site {
             mtu: 1500,
             offloads: false,
             keepalive: None,
+            members_of: None,
         }
     }
 }
@@ -104,7 +107,9 @@ impl Site {
                 public_key: key(other).public_key(),
                 preshared_key: None,
                 endpoint: Some(self.address(other)),
-                networks: PeerNetworks::All,
+                networks: self.members_of.map_or(PeerNetworks::All, |application| {
+                    PeerNetworks::Only([network(application).vni].into())
+                }),
                 mtu,
                 keepalive: self.keepalive,
             }],
