@@ -4,6 +4,7 @@
 //! other verb talks to the agent or builds a lab. `cli` reads which.
 
 mod cli;
+pub mod config;
 mod datapath;
 mod seam;
 mod sys;
