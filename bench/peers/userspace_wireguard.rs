@@ -135,6 +135,8 @@ impl UserspaceWireguard {
             self.device(number),
             self.hosts.container(number),
         );
+        // The daemon learns the MTU while it still sees its device.
+        ip(&format!("-n {host} link set {device} mtu {WIREGUARD_MTU} up"))?;
         ip(&format!("-n {host} link set {device} netns {container}"))?;
         ip(&format!(
             "-n {container} address add 10.0.0.{number}/24 dev {device}"
