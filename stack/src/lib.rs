@@ -10,3 +10,4 @@ pub mod snapshot;
 pub mod stats;
 pub mod time;
 pub mod wire;
+pub mod wireguard;
