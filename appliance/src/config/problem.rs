@@ -1,0 +1,124 @@
+//! What is wrong with a document: where it stands, what it is, what to do.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// How many problems are told at once; of the rest only the number is.
+const MAX_PROBLEMS: usize = 100;
+
+/// A place in a file, as editors count: both numbers begin at 1, columns are characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
+}
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Problem {
+    /// The file, as it was named when it was read.
+    pub file: PathBuf,
+    /// Where in it; `None` when the file as a whole is meant.
+    #[serde(flatten)]
+    pub place: Option<Place>,
+    /// The key, from the document's root: `cluster.peers[0].endpoint`. Empty for the root itself.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead, where that can be said.
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:", self.file.display())?;
+        if let Some(place) = self.place {
+            write!(formatter, "{}:{}:", place.line, place.column)?;
+        }
+        if !self.path.is_empty() {
+            write!(formatter, " {}:", self.path)?;
+        }
+        write!(formatter, " {}", self.message)?;
+        match &self.hint {
+            Some(hint) => write!(formatter, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Everything that is wrong with one read, in the order of the files' lines. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// The problems, ordered and bounded; `file` stands in when none was collected.
+    pub(super) fn new(file: &Path, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by(|a, b| (&a.file, a.place).cmp(&(&b.file, b.place)));
+        if problems.is_empty() {
+            problems.push(Problem::of_file(file, "holds no complete document"));
+        }
+        if problems.len() > MAX_PROBLEMS {
+            let more = problems.len() - MAX_PROBLEMS;
+            problems.truncate(MAX_PROBLEMS);
+            problems.push(Problem::of_file(file, &format!("has {more} more problems")));
+        }
+        Self(problems)
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+        self.0.iter()
+    }
+
+    /// How many there are.
+    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Joins what several reads found.
+    pub fn join(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+}
+
+impl IntoIterator for Problems {
+    type Item = Problem;
+    type IntoIter = std::vec::IntoIter<Problem>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                formatter.write_str("\n")?;
+            }
+            write!(formatter, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Problem {
+    pub(super) fn of_file(file: &Path, message: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            place: None,
+            path: String::new(),
+            message: message.to_owned(),
+            hint: None,
+        }
+    }
+}
