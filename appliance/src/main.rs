@@ -1,5 +1,16 @@
 //! tidegate: a userspace network stack appliance for edge sites.
+//!
+//! One binary, several roles: the agent decides, the datapath carries packets, the supervisor starts both, and every
+//! other verb talks to the agent or builds a lab. `cli` reads which.
 
+mod cli;
 pub mod config;
+mod datapath;
+mod seam;
+mod sys;
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -26,6 +26,21 @@ pub struct BootId(pub u64);
 #[serde(transparent)]
 pub struct PlanDigest(pub u64);
 
+/// What the lanes' sockets may ask of the kernel. What is allowed here and missing there is done without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneFeatures {
+    /// Runs of datagrams leave in one send (`UDP_SEGMENT`).
+    pub gso: bool,
+    /// Runs of datagrams arrive in one receive (`UDP_GRO`).
+    pub gro: bool,
+}
+
+impl Default for LaneFeatures {
+    fn default() -> Self {
+        Self { gso: true, gro: true }
+    }
+}
+
 /// What an agent says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
@@ -40,8 +55,12 @@ pub enum ToDatapath {
     SetLanes {
         /// Where they listen, for reports.
         listen: SocketAddr,
+        /// What they may ask of the kernel.
+        #[serde(default)]
+        features: LaneFeatures,
     },
-    /// Gives the queues of a port's TUN device, as descriptors; comes before the plan that names the port.
+    /// Gives the queues of a port's TUN device, as descriptors, one per shard; comes before the plan that names the
+    /// port. Whether a queue has a virtio header is asked of the descriptor itself.
     /// Answer: [`FromDatapath::Done`].
     AddPort {
         /// The port.
@@ -97,6 +116,9 @@ pub enum FromDatapath {
     Installed {
         /// The policy's epoch: it rises only when policy or routes changed.
         epoch: u64,
+        /// Ports that the plan names and whose queues were never given: nothing passes there.
+        #[serde(default)]
+        unknown_ports: Vec<PortId>,
     },
     /// The state.
     Report {
