@@ -3,8 +3,11 @@
 
 pub mod drop;
 pub mod egress;
+pub mod flow;
 pub mod frame;
+pub mod overlay;
 pub mod plan;
+pub mod responder;
 pub mod shard;
 pub mod snapshot;
 pub mod stats;

@@ -1,14 +1,38 @@
-//! One core's whole dataplane.
+//! One core's whole dataplane: run to completion, nothing shared.
+//!
+//! The walk of a packet, in the order of the files:
+//! 1. [`Shard::handle_port`] (`from_port`): parse → the source must be the port's own → flow, or judge → hop limit →
+//!    size → next hop: another port, or
+//! 2. `to_tunnel`: neighbour's MAC → session → cut → VXLAN → seal into the socket's buffer.
+//! 3. [`Shard::handle_lane`] (`from_lane`): which tunnel → open → VXLAN off → is the peer a member, is the source in
+//!    its block → flow, or judge → glue.
+//! 4. [`Shard::flush`]: what was glued goes to its ports.
+//! 5. `answers`: what the appliance says by itself.
+//!
+//! The verbs are called by a worker (devices and sockets) or by a simulation (links).
 
+mod answers;
+mod counters;
+mod from_lane;
+mod from_port;
+mod to_tunnel;
+
+use crate::drop::DropReason;
 use crate::egress::Egress;
-use crate::frame::{Batch, PoolSizes};
+use crate::flow::{Arrival, FlowTable, Verdict};
+use crate::frame::{Batch, Coalescer, Deliver, Frame, FramePool, PoolSizes};
+use crate::overlay::Neighbours;
 use crate::plan::PortId;
-use crate::snapshot::Snapshot;
-use crate::stats::Report;
+use crate::responder::RateLimit;
+use crate::snapshot::{Policy, Snapshot};
+use crate::stats::{DropReport, PeerReport, PortReport, Report};
 use crate::time::Instant;
 use crate::wire::Ecn;
+use crate::wireguard::{Peers, TICK_INTERVAL};
+use counters::Counters;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use to_tunnel::TrainBuffer;
 
 /// What a shard is made with.
 #[derive(Clone, Copy, Debug)]
@@ -19,9 +43,12 @@ pub struct ShardConfig {
     pub flows: usize,
     /// Frames of its pool.
     pub frames: PoolSizes,
+    /// Whether packets out of tunnels are glued to super-packets (`datapath.features.gro`).
+    pub glue: bool,
 }
 
 /// Datagrams that arrived together from one source (UDP GRO): equal strides, the last may be shorter.
+#[derive(Clone, Copy, Debug)]
 pub struct Datagrams<'a> {
     /// The lane's number.
     pub lane: usize,
@@ -35,60 +62,267 @@ pub struct Datagrams<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Something that the control thread should know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {}
+/// The lane that foreign peers, and so far all peers, are reached by.
+const FOREIGN_LANE: usize = 0;
+/// Room for the plaintext of one datagram: the longest there is.
+const LONGEST_PLAINTEXT: usize = 65_536;
 
 /// One core's whole dataplane.
-pub struct Shard {}
+pub struct Shard {
+    snapshot: Option<Arc<Snapshot>>,
+    flows: FlowTable,
+    neighbours: Neighbours,
+    peers: Peers,
+    coalescer: Coalescer,
+    glue: bool,
+    pool: FramePool,
+    train: TrainBuffer,
+    plaintext: Box<[u8]>,
+    counters: Counters,
+    icmp_errors: RateLimit,
+    next_tick: Option<Instant>,
+}
 
 impl Shard {
-    /// A shard without a plan: it drops everything.
-    pub fn new(_config: ShardConfig) -> Self {
-        Self {}
+    /// A shard without a plan: it drops everything. All its memory is claimed here.
+    pub fn new(config: ShardConfig) -> Self {
+        Self {
+            snapshot: None,
+            flows: FlowTable::new(config.flows, config.seed),
+            neighbours: Neighbours::new(config.seed),
+            peers: Peers::default(),
+            coalescer: Coalescer::new(),
+            glue: config.glue,
+            pool: FramePool::new(config.frames),
+            train: TrainBuffer::new(),
+            plaintext: vec![0; LONGEST_PLAINTEXT].into_boxed_slice(),
+            counters: Counters::default(),
+            icmp_errors: RateLimit::icmp_errors(),
+            next_tick: None,
+        }
     }
 
-    /// Puts a snapshot in force and gives the old one back, to be dropped elsewhere.
+    /// Puts a snapshot in force and gives the old one back, to be dropped elsewhere. New peers are greeted at once.
     pub fn install(
         &mut self,
-        _snapshot: Arc<Snapshot>,
-        _now: Instant,
-        _egress: &mut impl Egress,
+        snapshot: Arc<Snapshot>,
+        now: Instant,
+        egress: &mut impl Egress,
     ) -> Option<Arc<Snapshot>> {
-        None
+        let policy = Arc::clone(snapshot.policy());
+        let same_lanes = self
+            .snapshot
+            .as_ref()
+            .is_some_and(|former| Arc::ptr_eq(former.lanes(), snapshot.lanes()));
+        let same_policy = self
+            .snapshot
+            .as_ref()
+            .is_some_and(|former| Arc::ptr_eq(former.policy(), snapshot.policy()));
+        if !same_lanes || !same_policy {
+            for frame in self.peers.install(&policy, snapshot.lanes(), now) {
+                self.counters.drop(DropReason::NoPeer);
+                self.pool.recycle(frame);
+            }
+            self.neighbours.retain(|key, peer| {
+                policy
+                    .peer(peer)
+                    .is_some_and(|entry| entry.networks.contains(key.vni))
+                    && policy
+                        .network(key.vni)
+                        .is_some_and(|network| network.covers(key.address))
+            });
+            self.recycle_given_up();
+            self.counters
+                .keep_ports(policy.ports().iter().map(|port| port.id));
+            self.greet(&mut Turn {
+                policy: &policy,
+                now,
+                egress,
+            });
+        }
+        self.next_tick.get_or_insert(now + TICK_INTERVAL);
+        self.snapshot.replace(snapshot)
     }
 
-    /// Packets that an instance sent. The batch's frames are changed in place and stay in it.
-    pub fn handle_port(
-        &mut self,
-        _port: PortId,
-        _batch: &mut Batch,
-        _now: Instant,
-        _egress: &mut impl Egress,
-    ) {
+    /// Begins sessions with the peers that can be reached and have none, so that the first packet needn't wait.
+    fn greet(&mut self, turn: &mut Turn<'_, impl Egress>) {
+        for peer in self.peers.iter_mut() {
+            if !peer.tunnel.is_ready() && peer.endpoint.is_some() {
+                to_tunnel::initiate(peer, turn, &mut self.counters);
+            }
+        }
     }
-
-    /// Datagrams that a lane's socket received.
-    pub fn handle_lane(&mut self, _datagrams: Datagrams<'_>, _now: Instant, _egress: &mut impl Egress) {}
 
     /// End of a turn, after the sockets were drained: delivers the trains that were glued.
-    pub fn flush(&mut self, _now: Instant, _egress: &mut impl Egress) {}
-
-    /// Does what is due at `now`.
-    pub fn handle_timeout(&mut self, _now: Instant, _egress: &mut impl Egress) {}
-
-    /// When [`Shard::handle_timeout`] wants to be called next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+    pub fn flush(&mut self, _now: Instant, egress: &mut impl Egress) {
+        let Some(snapshot) = &self.snapshot else { return };
+        let mut ports = PortOutput {
+            policy: snapshot.policy(),
+            egress,
+            counters: &mut self.counters,
+        };
+        self.coalescer.flush(&mut self.pool, &mut ports);
     }
 
-    /// The next event.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        None
+    /// Does what is due at `now`: sessions, questions to neighbours, expired flows.
+    pub fn handle_timeout(&mut self, now: Instant, egress: &mut impl Egress) {
+        let Some(due) = self.next_tick else { return };
+        if now < due {
+            return;
+        }
+        self.next_tick = Some(now + TICK_INTERVAL);
+        let Some(snapshot) = self.snapshot.clone() else {
+            return;
+        };
+        let turn = &mut Turn {
+            policy: snapshot.policy(),
+            now,
+            egress,
+        };
+        for peer in self.peers.iter_mut() {
+            to_tunnel::tick(peer, turn, &mut self.counters);
+        }
+        let mut questions = Vec::new();
+        self.neighbours.tick(now, |asked| questions.push(asked));
+        for asked in questions {
+            self.ask_neighbour(&asked, turn);
+        }
+        self.recycle_given_up();
+        self.flows.sweep(now);
+    }
+
+    fn recycle_given_up(&mut self) {
+        while let Some(frame) = self.neighbours.poll_given_up() {
+            self.counters.drop(DropReason::NoNeighbour);
+            self.pool.recycle(frame);
+        }
+    }
+
+    /// When [`Shard::handle_timeout`] wants to be called next; `None` before the first plan.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.next_tick
     }
 
     /// The state.
-    pub fn report(&self, _now: Instant) -> Report {
-        Report::default()
+    pub fn report(&self) -> Report {
+        let traffic = |(port, traffic): (PortId, _)| PortReport { port, traffic };
+        let mut peers: Vec<PeerReport> = self
+            .peers
+            .iter()
+            .map(|peer| PeerReport {
+                peer: peer.id,
+                endpoint: peer.endpoint,
+                handshake_age_ms: peer.tunnel.session_age().map(|age| age.as_millis() as u64),
+                rtt_ms: peer.tunnel.rtt().map(|rtt| rtt.as_millis() as u32),
+                traffic: peer.traffic,
+            })
+            .collect();
+        peers.sort_by_key(|peer| peer.peer);
+        Report {
+            epoch: self.snapshot.as_ref().map_or(0, |snapshot| snapshot.epoch()),
+            ports: self.counters.ports().map(traffic).collect(),
+            peers,
+            drops: self
+                .counters
+                .drops()
+                .map(|(reason, packets, last)| DropReport {
+                    reason,
+                    packets,
+                    last,
+                })
+                .collect(),
+            flows: self.flows.len() as u64,
+            flows_capacity: self.flows.capacity() as u64,
+            frames_in_use: self.pool.in_use() as u64,
+            frames_capacity: self.pool.capacity() as u64,
+            neighbours: self.neighbours.len() as u64,
+            neighbours_capacity: Neighbours::CAPACITY as u64,
+        }
+    }
+
+    /// Packets that an instance sent. The batch's frames are changed in place and stay in it.
+    pub fn handle_port(&mut self, port: PortId, batch: &mut Batch, now: Instant, egress: &mut impl Egress) {
+        let snapshot = self.snapshot.clone();
+        let policy = snapshot.as_ref().map(|snapshot| snapshot.policy());
+        let entry = policy.and_then(|policy| Some((policy, policy.port(policy.port_slot(port)?)?)));
+        let Some((policy, entry)) = entry else {
+            return self
+                .counters
+                .drop_many(DropReason::UnknownPort, batch.filled().len());
+        };
+        let turn = &mut Turn { policy, now, egress };
+        for frame in batch.filled() {
+            self.packet_from_port(entry, frame, turn);
+        }
+    }
+
+    /// Datagrams that a lane's socket received.
+    pub fn handle_lane(&mut self, datagrams: Datagrams<'_>, now: Instant, egress: &mut impl Egress) {
+        let Some(snapshot) = self.snapshot.clone() else {
+            self.counters.drop(DropReason::UnknownReceiver);
+            return;
+        };
+        let turn = &mut Turn {
+            policy: snapshot.policy(),
+            now,
+            egress,
+        };
+        for bytes in datagrams.bytes.chunks(datagrams.stride.max(1)) {
+            self.datagram_from_lane(&datagrams, bytes, turn);
+        }
+    }
+}
+
+/// What a packet's whole walk needs: what is in force, what time it is, where outputs go.
+struct Turn<'a, E: Egress> {
+    policy: &'a Policy,
+    now: Instant,
+    egress: &'a mut E,
+}
+
+/// Where glued packets go.
+struct PortOutput<'a, E: Egress> {
+    policy: &'a Policy,
+    egress: &'a mut E,
+    counters: &'a mut Counters,
+}
+
+impl<E: Egress> Deliver for PortOutput<'_, E> {
+    fn deliver(&mut self, port: PortId, frame: &Frame) {
+        let Some(entry) = self
+            .policy
+            .port_slot(port)
+            .and_then(|slot| self.policy.port(slot))
+        else {
+            self.counters.drop(DropReason::UnknownPort);
+            return;
+        };
+        answers::deliver(entry, frame, None, self.egress, self.counters);
+    }
+
+    fn no_buffer(&mut self) {
+        self.counters.drop(DropReason::NoBuffer);
+    }
+}
+
+/// What a verdict says when it isn't to go on.
+fn denied(verdict: Verdict) -> DropReason {
+    match verdict {
+        Verdict::Deny(reason) => reason,
+        Verdict::Forward { .. } | Verdict::Answer(_) => DropReason::NoFlow,
+    }
+}
+
+/// Where a packet that is being handled came from, for the example that a drop leaves behind.
+fn example_of(arrival: Arrival) -> crate::stats::DropExample {
+    let (port, peer) = match arrival {
+        Arrival::Port(port) => (Some(port), None),
+        Arrival::Tunnel(peer) => (None, Some(peer)),
+    };
+    crate::stats::DropExample {
+        port,
+        peer,
+        vni: None,
+        packet: None,
     }
 }

@@ -1,15 +1,17 @@
 //! A shard's queues of the ports' TUN devices: super-packets are read and written whole.
 //!
 //! A queue with a virtio header says in it what the kernel left undone on a packet, and takes the same from us. A
-//! queue without one takes and gives finished packets.
+//! queue without one gives finished packets and takes them: what is left undone is done here, packet by packet, and so is
+//! it for UDP super-packets that an older kernel refuses.
 
 use crate::sys::epoll::Poller;
 use crate::sys::tun;
 use rustix::io::Errno;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
-use tidegate_stack::frame::{Batch, Frame, Offload, Segmentation, VIRTIO_HEADER_LENGTH};
+use tidegate_stack::frame::{Batch, Frame, LARGE, Offload, Segmentation, Segments, VIRTIO_HEADER_LENGTH};
 use tidegate_stack::plan::PortId;
+use tidegate_stack::wire::Headers;
 
 /// A batch is handed over when it holds this much, though more could be read: what was read is still in the
 /// processor's cache when it is sealed.
@@ -20,6 +22,8 @@ pub(super) struct Port {
     queue: OwnedFd,
     id: PortId,
     vnet_header: bool,
+    /// The kernel takes UDP super-packets (Linux 6.2), until it refuses one.
+    udp_segments: bool,
     polled: bool,
 }
 
@@ -37,7 +41,11 @@ pub(super) enum Read {
 /// All queues of a shard, in the order of their ports.
 pub(super) struct Ports {
     ports: Vec<Port>,
+    /// The ports that the plan in force names, in order.
+    named: Vec<PortId>,
     gone: Vec<PortId>,
+    /// Where packets are cut for devices that don't take super-packets.
+    scratch: Box<[u8]>,
 }
 
 impl Port {
@@ -49,6 +57,7 @@ impl Port {
             queue,
             id,
             vnet_header: features.vnet_header,
+            udp_segments: features.vnet_header,
             polled: false,
         })
     }
@@ -66,18 +75,20 @@ impl Port {
                 // A packet that couldn't be handed out (EFAULT, EINVAL) is lost to the device; the next turn goes on.
                 Err(_) => return Read::More,
             };
+            bytes += length;
             let offload = if self.vnet_header {
                 let read = frame.receive_buffer(header).first_chunk();
                 match read.and_then(Offload::from_virtio) {
                     Some(offload) if length > header => offload,
-                    Some(_) | None => continue,
+                    // Of a kind that was never switched on, or nothing behind the header.
+                    Some(_) | None if bytes < BATCH_BYTES => continue,
+                    Some(_) | None => return Read::More,
                 }
             } else {
                 Offload::NONE
             };
             frame.set_received(length.saturating_sub(header), offload);
             batch.advance();
-            bytes += length;
             if bytes >= BATCH_BYTES {
                 return Read::More;
             }
@@ -85,15 +96,45 @@ impl Port {
         Read::More
     }
 
-    fn write(&self, frame: &Frame) -> Result<(), Errno> {
-        let packet = frame.packet();
+    fn write(&mut self, frame: &Frame, scratch: &mut [u8]) -> Result<(), Errno> {
+        let udp = matches!(frame.offload.segmentation, Segmentation::Udp { .. });
+        if !self.vnet_header || (udp && !self.udp_segments) {
+            return self.write_cut(frame, scratch);
+        }
+        match self.write_whole(frame.packet(), frame.offload) {
+            Err(Errno::INVAL) if udp => {
+                // The same packet cut says whether the kernel or the packet is to blame.
+                self.write_cut(frame, scratch)?;
+                self.udp_segments = false;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn write_whole(&self, packet: &[u8], offload: Offload) -> Result<(), Errno> {
+        let header = virtio_header(packet, offload);
         let written = if self.vnet_header {
-            let header = virtio_header(packet, frame.offload);
             rustix::io::writev(&self.queue, &[IoSlice::new(&header), IoSlice::new(packet)])
         } else {
             rustix::io::write(&self.queue, packet)
         };
         written.map(drop)
+    }
+
+    fn write_cut(&self, frame: &Frame, scratch: &mut [u8]) -> Result<(), Errno> {
+        if frame.offload == Offload::NONE {
+            return self.write_whole(frame.packet(), Offload::NONE);
+        }
+        let headers = Headers::parse(frame.packet()).map_err(|_| Errno::INVAL)?;
+        let mut segments =
+            Segments::new(frame.packet(), &headers, frame.offload).map_err(|_| Errno::INVAL)?;
+        while segments.remaining() > 0 {
+            let length = segments.write_next(scratch);
+            let packet = scratch.get(..length).filter(|packet| !packet.is_empty());
+            self.write_whole(packet.ok_or(Errno::INVAL)?, Offload::NONE)?;
+        }
+        Ok(())
     }
 }
 
@@ -102,13 +143,19 @@ impl Ports {
     pub(super) fn new() -> Self {
         Self {
             ports: Vec::new(),
+            named: Vec::new(),
             gone: Vec::new(),
+            scratch: vec![0; LARGE].into_boxed_slice(),
         }
     }
 
-    /// Takes a port's queue, not polled until a plan names it. A former queue of the same port is closed.
-    pub(super) fn add(&mut self, port: Port, poller: &Poller) -> io::Result<()> {
+    /// Takes a port's queue, polled as soon as a plan names it. A former queue of the same port is closed.
+    pub(super) fn add(&mut self, mut port: Port, poller: &Poller) -> io::Result<()> {
         self.remove(port.id, poller)?;
+        if self.named.binary_search(&port.id).is_ok() {
+            poller.add(port.queue.as_fd(), u64::from(port.id.0))?;
+            port.polled = true;
+        }
         let place = self
             .ports
             .binary_search_by_key(&port.id, |port| port.id)
@@ -129,9 +176,10 @@ impl Ports {
     }
 
     /// Polls the queues of these ports (in order) and no others.
-    pub(super) fn poll_only(&mut self, named: &[PortId], poller: &Poller) -> io::Result<()> {
+    pub(super) fn poll_only(&mut self, named: Vec<PortId>, poller: &Poller) -> io::Result<()> {
+        self.named = named;
         for port in &mut self.ports {
-            let wanted = named.binary_search(&port.id).is_ok();
+            let wanted = self.named.binary_search(&port.id).is_ok();
             if wanted && !port.polled {
                 poller.add(port.queue.as_fd(), u64::from(port.id.0))?;
             } else if !wanted && port.polled {
@@ -152,10 +200,10 @@ impl Ports {
 
     /// Writes a packet to a port. False when the device didn't take it.
     pub(super) fn write(&mut self, id: PortId, frame: &Frame) -> bool {
-        let Some(port) = self.place(id).and_then(|place| self.ports.get(place)) else {
+        let Some(port) = self.place(id).and_then(|place| self.ports.get_mut(place)) else {
             return false;
         };
-        match port.write(frame) {
+        match port.write(frame, &mut self.scratch) {
             Ok(()) => true,
             Err(Errno::BADFD | Errno::NODEV) => {
                 self.note_gone(id);

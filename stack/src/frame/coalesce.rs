@@ -45,7 +45,9 @@ struct Train {
 impl Coalescer {
     /// An empty one; its room is made now.
     pub fn new() -> Self {
-        Self { trains: Vec::with_capacity(TRAINS) }
+        Self {
+            trains: Vec::with_capacity(TRAINS),
+        }
     }
 
     /// Takes a packet for `port`: exactly `headers.total_length` bytes.
@@ -57,7 +59,10 @@ impl Coalescer {
         pool: &mut FramePool,
         out: &mut impl Deliver,
     ) {
-        let same = self.trains.iter().position(|train| train.is_same_flow(port, packet, headers));
+        let same = self
+            .trains
+            .iter()
+            .position(|train| train.is_same_flow(port, packet, headers));
         let glueable = is_glueable(packet, headers);
         if let Some(index) = same {
             if glueable && self.trains[index].append(packet, headers) {
@@ -124,7 +129,9 @@ fn is_glueable(packet: &[u8], headers: &Headers) -> bool {
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..].first_chunk::<4>().map_or(0, |word| u32::from_be_bytes(*word))
+    bytes[at..]
+        .first_chunk::<4>()
+        .map_or(0, |word| u32::from_be_bytes(*word))
 }
 
 impl Train {
@@ -175,7 +182,9 @@ impl Train {
             return false;
         }
         self.segments += 1;
-        self.next_sequence = self.next_sequence.wrapping_add(u32::try_from(payload.len()).unwrap_or(0));
+        self.next_sequence = self
+            .next_sequence
+            .wrapping_add(u32::try_from(payload.len()).unwrap_or(0));
         self.closed = payload.len() < self.size;
         match headers.transport {
             Transport::Tcp { flags, .. } => {
@@ -204,7 +213,10 @@ impl Train {
         if !same || headers.protocol != protocol::TCP {
             return same;
         }
-        let (mine, theirs) = (&mine[headers.transport_offset..], &packet[headers.transport_offset..]);
+        let (mine, theirs) = (
+            &mine[headers.transport_offset..],
+            &packet[headers.transport_offset..],
+        );
         let options = 20..headers.payload_offset - headers.transport_offset;
         word(theirs, 4) == self.next_sequence
             && mine[8..13] == theirs[8..13]
@@ -238,12 +250,17 @@ impl Train {
             transport[4..6].copy_from_slice(&udp_length.to_be_bytes());
         }
         let length_32 = u32::try_from(transport_length).unwrap_or(u32::MAX);
-        let partial = Sum::pseudo_header(headers.source, headers.destination, headers.protocol, length_32).folded();
+        let partial =
+            Sum::pseudo_header(headers.source, headers.destination, headers.protocol, length_32).folded();
         let at = usize::from(checksum_at);
         transport[at..at + 2].copy_from_slice(&partial);
         let start = u16::try_from(headers.transport_offset).unwrap_or(0);
         self.frame.offload = Offload {
-            segmentation: if is_tcp { Segmentation::Tcp { size, ecn: false } } else { Segmentation::Udp { size } },
+            segmentation: if is_tcp {
+                Segmentation::Tcp { size, ecn: false }
+            } else {
+                Segmentation::Udp { size }
+            },
             partial_checksum: Some((start, checksum_at)),
         };
     }

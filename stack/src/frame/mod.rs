@@ -2,14 +2,21 @@
 //!
 //! A [`Frame`] is `[headroom │ packet │ tail]`. A packet is always an IP packet (no Ethernet header); it may be a
 //! *super-packet*, a run of segments of one flow that travels as one packet of up to 64 KiB with a partial checksum
-//! ([`Offload`], the virtio network header).
+//! ([`Offload`], the virtio network header). [`Segments`] cuts a super-packet into packets of the path's size,
+//! [`Coalescer`] glues packets of one flow to a super-packet again, [`fragment`] is for the rare packet that has to be
+//! fragmented.
 
 pub mod checksum;
+mod coalesce;
+pub mod fragment;
 mod offload;
 mod pool;
+mod segments;
 
+pub use coalesce::{Coalescer, Deliver};
 pub use offload::{Offload, Segmentation, VIRTIO_HEADER_LENGTH};
 pub use pool::{FramePool, PoolSizes};
+pub use segments::Segments;
 
 /// Bytes before the packet of a frame that was just filled: room for headers that are put in front, and for the
 /// virtio header that a TUN device puts there.

@@ -4,7 +4,7 @@
 //! whole transport checksum. A packet that isn't a super-packet passes as the only one, with its checksum finished.
 
 use super::checksum::{Sum, checksum};
-use super::{Offload, Segmentation};
+use super::{Frame, Offload, Segmentation};
 use crate::drop::DropReason;
 use crate::wire::{Headers, Transport, protocol, tcp_flags};
 
@@ -43,9 +43,27 @@ impl<'a> Segments<'a> {
         {
             return Err(DropReason::Malformed);
         }
-        let count = if size == 0 { 1 } else { payload.div_ceil(size).max(1) };
-        let offload = if count == 1 { Offload { segmentation: Segmentation::None, ..offload } } else { offload };
-        Ok(Self { packet, headers, offload, size: size.min(payload), done: 0, count })
+        let count = if size == 0 {
+            1
+        } else {
+            payload.div_ceil(size).max(1)
+        };
+        let offload = if count == 1 {
+            Offload {
+                segmentation: Segmentation::None,
+                ..offload
+            }
+        } else {
+            offload
+        };
+        Ok(Self {
+            packet,
+            headers,
+            offload,
+            size: size.min(payload),
+            done: 0,
+            count,
+        })
     }
 
     /// How many packets are still to come.
@@ -74,7 +92,9 @@ impl<'a> Segments<'a> {
     /// Writes the next packet to the start of `out` and returns its length; 0 when there is none, or no room for it.
     pub fn write_next(&mut self, out: &mut [u8]) -> usize {
         let length = self.next_length();
-        let Some(out) = out.get_mut(..length) else { return 0 };
+        let Some(out) = out.get_mut(..length) else {
+            return 0;
+        };
         if length == 0 {
             return 0;
         }
@@ -132,19 +152,22 @@ impl<'a> Segments<'a> {
         };
         transport[checksum_at..checksum_at + 2].fill(0);
         let length_32 = u32::try_from(transport_length).unwrap_or(u32::MAX);
-        let mut sum =
-            Sum::pseudo_header(headers.source, headers.destination, headers.protocol, length_32);
+        let mut sum = Sum::pseudo_header(headers.source, headers.destination, headers.protocol, length_32);
         sum.add(transport);
         let sum = nonzero_for_udp(sum.checksum(), headers.protocol);
         transport[checksum_at..checksum_at + 2].copy_from_slice(&sum);
     }
 }
 
-/// Finishes a partial checksum in place: the field holds the pseudo header's sum. Bounds were proven by the caller.
+/// Finishes a partial checksum in place: the field holds the pseudo header's sum. Nothing is done beyond the packet.
 fn finish_checksum(packet: &mut [u8], offload: Offload, protocol: u8) {
-    let Some((start, offset)) = offload.partial_checksum else { return };
+    let Some((start, offset)) = offload.partial_checksum else {
+        return;
+    };
     let (start, offset) = (usize::from(start), usize::from(offset));
-    let Some(covered) = packet.get_mut(start..) else { return };
+    let Some(covered) = packet.get_mut(start..) else {
+        return;
+    };
     let mut sum = Sum::default();
     sum.add(covered);
     if let Some(field) = covered.get_mut(offset..offset + 2) {
@@ -152,7 +175,19 @@ fn finish_checksum(packet: &mut [u8], offload: Offload, protocol: u8) {
     }
 }
 
+impl Frame {
+    /// Finishes the partial checksum of a packet that isn't a super-packet, in place.
+    pub fn finish_checksum(&mut self, headers: &Headers) {
+        let offload = std::mem::take(&mut self.offload);
+        finish_checksum(self.packet_mut(), offload, headers.protocol);
+    }
+}
+
 /// A UDP checksum of zero means that there is none: a sum of zero is written as its other form (RFC 768).
 fn nonzero_for_udp(checksum: [u8; 2], number: u8) -> [u8; 2] {
-    if checksum == [0, 0] && number == protocol::UDP { [0xff, 0xff] } else { checksum }
+    if checksum == [0, 0] && number == protocol::UDP {
+        [0xff, 0xff]
+    } else {
+        checksum
+    }
 }

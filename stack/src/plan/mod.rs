@@ -81,6 +81,8 @@ pub struct Instance {
     pub memberships: Vec<Membership>,
     /// The MTU of its device.
     pub mtu: Mtu,
+    /// Whether its device takes super-packets and partial checksums (it was opened with a virtio header).
+    pub offloads: bool,
 }
 
 /// An instance's addresses in one network.

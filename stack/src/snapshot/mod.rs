@@ -1,23 +1,90 @@
-//! A plan, compiled: immutable, shared by all shards.
+//! A plan, compiled: immutable, shared by all shards, in parts that are compared alone.
+//!
+//! [`Policy`] says who may talk to whom and where packets go; it carries the epoch that flows remember. [`Lanes`] says
+//! by which keys and endpoints peers are reached; a change of it touches no flow.
 
-use crate::plan::Plan;
+mod policy;
+
+pub use policy::{MemberEntry, NetworkEntry, PeerEntry, Policy, PortEntry, PortSlot};
+
+use crate::plan::{PeerId, Plan, PresharedKey, PrivateKey, PublicKey};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// A compiled plan.
 pub struct Snapshot {
-    epoch: u64,
+    policy: Arc<Policy>,
+    lanes: Arc<Lanes>,
+}
+
+/// The foreign lane's key, and how peers are reached.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Lanes {
+    /// The lane's private key.
+    pub key: PrivateKey,
+    /// The peers' keys and places.
+    pub peers: Vec<LanePeer>,
+}
+
+/// A peer, as the lane sees it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LanePeer {
+    /// Its number.
+    pub id: PeerId,
+    /// Its static key.
+    pub public_key: PublicKey,
+    /// Optional symmetric key.
+    pub preshared_key: Option<PresharedKey>,
+    /// Where it is, unless only it can begin.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds between persistent keepalives.
+    pub keepalive: Option<u16>,
 }
 
 impl Snapshot {
-    /// Compiles a plan. Parts that are equal to `previous` keep their identity, and an equal policy its epoch.
-    pub fn compile(_plan: &Plan, previous: Option<&Arc<Snapshot>>) -> Arc<Self> {
-        Arc::new(Self {
-            epoch: previous.map_or(1, |snapshot| snapshot.epoch),
-        })
+    /// Compiles a plan. Parts that are equal to those of `previous` are the same objects, and an equal policy keeps
+    /// its epoch.
+    pub fn compile(plan: &Plan, previous: Option<&Arc<Self>>) -> Arc<Self> {
+        let lanes = Lanes {
+            key: plan.foreign_lane_key.clone(),
+            peers: plan
+                .peers
+                .iter()
+                .map(|peer| LanePeer {
+                    id: peer.id,
+                    public_key: peer.public_key,
+                    preshared_key: peer.preshared_key.clone(),
+                    endpoint: peer.endpoint,
+                    keepalive: peer.keepalive,
+                })
+                .collect(),
+        };
+        let lanes = match previous {
+            Some(previous) if *previous.lanes == lanes => Arc::clone(&previous.lanes),
+            _ => Arc::new(lanes),
+        };
+        let policy = match previous {
+            Some(previous) if previous.policy.is_compiled_from(plan) => Arc::clone(&previous.policy),
+            _ => Arc::new(Policy::compile(
+                plan,
+                previous.map_or(1, |previous| previous.epoch() + 1),
+            )),
+        };
+        Arc::new(Self { policy, lanes })
+    }
+
+    /// Who may talk to whom.
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// How peers are reached.
+    pub fn lanes(&self) -> &Arc<Lanes> {
+        &self.lanes
     }
 
     /// The policy's epoch.
     pub fn epoch(&self) -> u64 {
-        self.epoch
+        self.policy.epoch()
     }
 }

@@ -42,9 +42,12 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// 0 or 1, for arrays.
-    pub const fn index(self) -> usize {
-        self as usize
+    /// The other way.
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Up => Self::Down,
+            Self::Down => Self::Up,
+        }
     }
 }
 
@@ -67,7 +70,37 @@ impl FlowKey {
         } else {
             (destination, source, Direction::Down)
         };
-        (Self { vni, protocol: endpoints.protocol, low, high }, direction)
+        (
+            Self {
+                vni,
+                protocol: endpoints.protocol,
+                low,
+                high,
+            },
+            direction,
+        )
+    }
+}
+
+impl FlowKey {
+    /// The network.
+    pub fn vni(&self) -> Vni {
+        self.vni
+    }
+
+    /// The addresses of a packet that goes in `direction`.
+    pub fn endpoints(&self, direction: Direction) -> Endpoints {
+        let up = Endpoints {
+            protocol: self.protocol,
+            source: address(self.low.0),
+            source_port: self.low.1,
+            destination: address(self.high.0),
+            destination_port: self.high.1,
+        };
+        match direction {
+            Direction::Up => up,
+            Direction::Down => up.reversed(),
+        }
     }
 }
 
@@ -89,4 +122,8 @@ fn bits(address: IpAddr) -> u128 {
         IpAddr::V4(address) => 0xffff_0000_0000 | u128::from(address.to_bits()),
         IpAddr::V6(address) => address.to_bits(),
     }
+}
+
+fn address(bits: u128) -> IpAddr {
+    std::net::Ipv6Addr::from_bits(bits).to_canonical()
 }

@@ -204,8 +204,11 @@ impl Headers {
                 if length < TCP_HEADER || length > transport.len() {
                     return Err(DropReason::Malformed);
                 }
-                self.transport =
-                    Transport::Tcp { source_port: port(0), destination_port: port(2), flags: transport[13] };
+                self.transport = Transport::Tcp {
+                    source_port: port(0),
+                    destination_port: port(2),
+                    flags: transport[13],
+                };
                 length
             }
             (protocol::UDP, _) => {
@@ -216,7 +219,10 @@ impl Headers {
                 if length < UDP_HEADER || length > transport.len() {
                     return Err(DropReason::Malformed);
                 }
-                self.transport = Transport::Udp { source_port: port(0), destination_port: port(2) };
+                self.transport = Transport::Udp {
+                    source_port: port(0),
+                    destination_port: port(2),
+                };
                 UDP_HEADER
             }
             (protocol::ICMP, false) | (protocol::ICMPV6, true) => {
@@ -248,8 +254,15 @@ impl Headers {
     /// What names its flow.
     pub fn endpoints(&self) -> Endpoints {
         let (source_port, destination_port) = match self.transport {
-            Transport::Tcp { source_port, destination_port, .. }
-            | Transport::Udp { source_port, destination_port } => (source_port, destination_port),
+            Transport::Tcp {
+                source_port,
+                destination_port,
+                ..
+            }
+            | Transport::Udp {
+                source_port,
+                destination_port,
+            } => (source_port, destination_port),
             Transport::Echo { identifier, .. } => (identifier, identifier),
             Transport::IcmpError | Transport::IcmpOther | Transport::Fragment | Transport::Other => (0, 0),
         };
@@ -299,8 +312,14 @@ impl Headers {
 /// ICMP types (RFC 792; RFC 4443 §2.1: errors are those below 128).
 fn icmp_transport(kind: u8, identifier: u16, ipv6: bool) -> Transport {
     match (kind, ipv6) {
-        (8, false) | (128, true) => Transport::Echo { identifier, request: true },
-        (0, false) | (129, true) => Transport::Echo { identifier, request: false },
+        (8, false) | (128, true) => Transport::Echo {
+            identifier,
+            request: true,
+        },
+        (0, false) | (129, true) => Transport::Echo {
+            identifier,
+            request: false,
+        },
         (3 | 4 | 5 | 11 | 12, false) | (0..=127, true) => Transport::IcmpError,
         _ => Transport::IcmpOther,
     }

@@ -65,9 +65,18 @@ mod tests {
     fn congestion_marks_are_joined_as_figure_4_of_rfc_6040_says() {
         let outer = [NotCapable, Capable0, Capable1, Congested];
         let table: [(Ecn, [Option<Ecn>; 4]); 4] = [
-            (NotCapable, [Some(NotCapable), Some(NotCapable), Some(NotCapable), None]),
-            (Capable0, [Some(Capable0), Some(Capable0), Some(Capable1), Some(Congested)]),
-            (Capable1, [Some(Capable1), Some(Capable1), Some(Capable1), Some(Congested)]),
+            (
+                NotCapable,
+                [Some(NotCapable), Some(NotCapable), Some(NotCapable), None],
+            ),
+            (
+                Capable0,
+                [Some(Capable0), Some(Capable0), Some(Capable1), Some(Congested)],
+            ),
+            (
+                Capable1,
+                [Some(Capable1), Some(Capable1), Some(Capable1), Some(Congested)],
+            ),
             (Congested, [Some(Congested); 4]),
         ];
         for (inner, row) in table {

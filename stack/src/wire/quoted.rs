@@ -34,5 +34,11 @@ pub fn endpoints(quote: &[u8]) -> Option<Endpoints> {
         },
         _ => (0, 0),
     };
-    Some(Endpoints { protocol: number, source, source_port, destination, destination_port })
+    Some(Endpoints {
+        protocol: number,
+        source,
+        source_port,
+        destination,
+        destination_port,
+    })
 }

@@ -50,7 +50,9 @@ pub struct Parsed {
 
 /// Parses the payload of a UDP datagram to port 4789; what is carried starts at `HEADER + ETHERNET_HEADER`.
 pub fn parse(payload: &[u8]) -> Result<Parsed, DropReason> {
-    let header = payload.first_chunk::<{ HEADER + ETHERNET_HEADER }>().ok_or(DropReason::NotVxlan)?;
+    let header = payload
+        .first_chunk::<{ HEADER + ETHERNET_HEADER }>()
+        .ok_or(DropReason::NotVxlan)?;
     if header[0] & FLAG_VNI == 0 {
         return Err(DropReason::VxlanFlags);
     }
@@ -67,5 +69,10 @@ pub fn parse(payload: &[u8]) -> Result<Parsed, DropReason> {
         0x86dd => EtherType::Ipv6,
         _ => return Err(DropReason::NotOurs),
     };
-    Ok(Parsed { vni, destination: mac(HEADER), source: mac(HEADER + 6), ether_type })
+    Ok(Parsed {
+        vni,
+        destination: mac(HEADER),
+        source: mac(HEADER + 6),
+        ether_type,
+    })
 }

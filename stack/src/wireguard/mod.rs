@@ -16,6 +16,7 @@
 mod boring;
 mod lane;
 mod message;
+mod peers;
 mod plain;
 
 pub use boring::BoringTunnel;
@@ -23,6 +24,7 @@ pub use lane::{Admission, Lane};
 pub use message::{
     COOKIE_REPLY_LENGTH, DATA_OVERHEAD, INITIATION_LENGTH, Message, RESPONSE_LENGTH, ReceiverIndex,
 };
+pub use peers::{Peer, Peers, WAITING_FOR_SESSION};
 pub use plain::PlainTunnel;
 
 use crate::drop::DropReason;
@@ -112,3 +114,6 @@ pub trait Tunnel: Send {
     /// Round trip of the last handshake that this end began.
     fn rtt(&self) -> Option<Duration>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! The flow table: fixed room, made once.
+//!
+//! At its bound a new flow takes the place of one that has expired, or, among a few that are looked at, of the one
+//! that expires first and isn't an established TCP connection; when there is none, the new flow is refused
+//! ([`DropReason::FlowTableFull`](crate::drop::DropReason::FlowTableFull)).
+
+use super::{Flow, Tracking};
+use crate::time::Instant;
+use crate::wire::FlowKey;
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use std::hash::BuildHasher;
+
+/// Entries looked at when room is needed.
+const EVICTION_SAMPLE: usize = 16;
+/// Entries looked at in one sweep.
+const SWEEP: usize = 1024;
+
+/// A flow's place in the table; it stays while the flow lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowIndex(u32);
+
+/// Flows by their keys.
+pub struct FlowTable {
+    index: HashTable<u32>,
+    slots: Vec<Option<Flow>>,
+    free: Vec<u32>,
+    hasher: FixedState,
+    capacity: usize,
+    /// Where the next sweep, or the next search for room, begins.
+    hand: usize,
+}
+
+impl FlowTable {
+    /// A table for `capacity` flows, hashed with `seed`.
+    pub fn new(capacity: usize, seed: u64) -> Self {
+        Self {
+            index: HashTable::with_capacity(capacity),
+            slots: Vec::with_capacity(capacity),
+            free: Vec::with_capacity(capacity),
+            hasher: FixedState::with_seed(seed),
+            capacity,
+            hand: 0,
+        }
+    }
+
+    /// The flow with this key.
+    #[inline]
+    pub fn find(&self, key: &FlowKey) -> Option<FlowIndex> {
+        let found = self
+            .index
+            .find(self.hasher.hash_one(key), |slot| self.key_of(*slot) == Some(key));
+        found.map(|slot| FlowIndex(*slot))
+    }
+
+    fn key_of(&self, slot: u32) -> Option<&FlowKey> {
+        self.slots.get(slot as usize)?.as_ref().map(|flow| &flow.key)
+    }
+
+    /// The flow at a place.
+    pub fn get(&self, index: FlowIndex) -> Option<&Flow> {
+        self.slots.get(index.0 as usize)?.as_ref()
+    }
+
+    /// The flow at a place, to change (its key stays).
+    pub fn get_mut(&mut self, index: FlowIndex) -> Option<&mut Flow> {
+        self.slots.get_mut(index.0 as usize)?.as_mut()
+    }
+
+    /// Puts a flow in that isn't there yet. `None`: the table is full of flows that may not be evicted.
+    pub fn insert(&mut self, flow: Flow, now: Instant) -> Option<FlowIndex> {
+        if self.len() >= self.capacity {
+            self.evict(now)?;
+        }
+        let hash = self.hasher.hash_one(flow.key);
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(flow);
+                slot
+            }
+            None => {
+                let slot = u32::try_from(self.slots.len()).ok()?;
+                self.slots.push(Some(flow));
+                slot
+            }
+        };
+        let Self {
+            index, slots, hasher, ..
+        } = self;
+        index.insert_unique(hash, slot, |slot| {
+            slots
+                .get(*slot as usize)
+                .and_then(Option::as_ref)
+                .map_or(0, |flow| hasher.hash_one(flow.key))
+        });
+        Some(FlowIndex(slot))
+    }
+
+    /// Takes a flow out.
+    pub fn remove(&mut self, index: FlowIndex) {
+        let Some(flow) = self.slots.get_mut(index.0 as usize).and_then(Option::take) else {
+            return;
+        };
+        let hash = self.hasher.hash_one(flow.key);
+        if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == index.0) {
+            entry.remove();
+        }
+        self.free.push(index.0);
+    }
+
+    fn evict(&mut self, now: Instant) -> Option<()> {
+        let mut victim: Option<(u32, Instant)> = None;
+        for _ in 0..EVICTION_SAMPLE.min(self.slots.len()) {
+            let slot = self.advance_hand();
+            let Some(flow) = self.slots.get(slot).and_then(Option::as_ref) else {
+                continue;
+            };
+            let may_go = flow.expires <= now || flow.tracking != Tracking::TcpEstablished;
+            if may_go && victim.is_none_or(|(_, expires)| flow.expires < expires) {
+                victim = Some((slot as u32, flow.expires));
+            }
+        }
+        victim.map(|(slot, _)| self.remove(FlowIndex(slot)))
+    }
+
+    /// Forgets expired flows among the next few; call it regularly.
+    pub fn sweep(&mut self, now: Instant) {
+        for _ in 0..SWEEP.min(self.slots.len()) {
+            let slot = self.advance_hand();
+            if self
+                .slots
+                .get(slot)
+                .and_then(Option::as_ref)
+                .is_some_and(|flow| flow.expires <= now)
+            {
+                self.remove(FlowIndex(slot as u32));
+            }
+        }
+    }
+
+    fn advance_hand(&mut self) -> usize {
+        let slot = self.hand;
+        self.hand = if slot + 1 >= self.slots.len() { 0 } else { slot + 1 };
+        slot
+    }
+
+    /// Live flows.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Most flows.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Arrival, Hop};
+    use super::*;
+    use crate::plan::{PortId, Vni};
+    use crate::snapshot::PortSlot;
+    use crate::wire::Endpoints;
+    use std::time::Duration;
+
+    fn flow(port: u16, tracking: Tracking, expires: u64) -> Flow {
+        let endpoints = Endpoints {
+            protocol: 6,
+            source: "172.19.1.2".parse().unwrap(),
+            source_port: port,
+            destination: "172.19.2.2".parse().unwrap(),
+            destination_port: 80,
+        };
+        let (key, opener) = FlowKey::of(Vni::MIN, &endpoints);
+        let hop = Hop::Port(PortSlot(0));
+        Flow {
+            key,
+            epoch: 1,
+            origin: Arrival::Port(PortId(0)),
+            opener,
+            hops: [hop, hop],
+            tunnel: None,
+            tracking,
+            expires: Instant::ZERO + Duration::from_secs(expires),
+        }
+    }
+
+    #[test]
+    fn both_directions_find_one_entry() {
+        let mut table = FlowTable::new(8, 1);
+        let index = table
+            .insert(flow(1000, Tracking::TcpOpening, 10), Instant::ZERO)
+            .unwrap();
+        let endpoints = Endpoints {
+            protocol: 6,
+            source: "172.19.2.2".parse().unwrap(),
+            source_port: 80,
+            destination: "172.19.1.2".parse().unwrap(),
+            destination_port: 1000,
+        };
+        let (key, direction) = FlowKey::of(Vni::MIN, &endpoints);
+        assert_eq!(table.find(&key), Some(index));
+        assert_ne!(direction, table.get(index).unwrap().opener);
+        let (other, _) = FlowKey::of(Vni::MAX, &endpoints);
+        assert_eq!(table.find(&other), None, "another network is another flow");
+    }
+
+    #[test]
+    fn a_full_table_gives_up_unfinished_flows_and_never_established_ones() {
+        let mut table = FlowTable::new(4, 1);
+        for port in 0..3 {
+            table
+                .insert(flow(port, Tracking::TcpEstablished, 1000), Instant::ZERO)
+                .unwrap();
+        }
+        let opening = flow(3, Tracking::TcpOpening, 10);
+        table.insert(opening.clone(), Instant::ZERO).unwrap();
+        table
+            .insert(flow(4, Tracking::TcpEstablished, 1000), Instant::ZERO)
+            .unwrap();
+        assert_eq!(table.find(&opening.key), None);
+        assert!(
+            table
+                .insert(flow(5, Tracking::TcpOpening, 10), Instant::ZERO)
+                .is_none()
+        );
+        assert_eq!(table.len(), 4);
+    }
+
+    #[test]
+    fn expired_flows_are_swept() {
+        let mut table = FlowTable::new(4, 1);
+        table
+            .insert(flow(1, Tracking::TcpOpening, 10), Instant::ZERO)
+            .unwrap();
+        let stays = table
+            .insert(flow(2, Tracking::TcpOpening, 20), Instant::ZERO)
+            .unwrap();
+        table.sweep(Instant::ZERO + Duration::from_secs(10));
+        assert_eq!(table.len(), 1);
+        assert!(table.get(stays).is_some());
+    }
+}

@@ -1,0 +1,129 @@
+//! What goes to a port: forwarded packets, and what the appliance says by itself.
+
+use super::counters::Counters;
+use super::{Shard, Turn};
+use crate::drop::DropReason;
+use crate::egress::Egress;
+use crate::flow::Answer;
+use crate::frame::{Frame, Offload, SMALL, Segments};
+use crate::responder::icmp::{self, IcmpError};
+use crate::responder::tcp;
+use crate::snapshot::PortEntry;
+use crate::wire::Headers;
+use std::net::IpAddr;
+
+/// Gives a frame to a port, cut when its device takes no super-packets, and counts it. `headers` are parsed anew when
+/// they aren't at hand.
+pub(super) fn deliver(
+    port: &PortEntry,
+    frame: &Frame,
+    headers: Option<&Headers>,
+    egress: &mut impl Egress,
+    counters: &mut Counters,
+) {
+    let parsed;
+    let headers = match headers {
+        Some(headers) => headers,
+        None => match Headers::parse(frame.packet()) {
+            Ok(headers) => {
+                parsed = headers;
+                &parsed
+            }
+            Err(reason) => return counters.drop(reason),
+        },
+    };
+    let delivered = if port.offloads || frame.offload == Offload::NONE {
+        egress.deliver(port.id, frame)
+    } else {
+        deliver_cut(port, frame, headers, egress)
+    };
+    if delivered {
+        let traffic = counters.port(port.id);
+        traffic.sent_packets += super::from_port::packets_in(frame, headers);
+        traffic.sent_bytes += headers.total_length as u64;
+    } else {
+        counters.drop(DropReason::SendFailed);
+    }
+}
+
+/// The fallback for devices without offloads: every packet alone, and whole. It allocates; what is fast has offloads.
+fn deliver_cut(port: &PortEntry, frame: &Frame, headers: &Headers, egress: &mut impl Egress) -> bool {
+    let Ok(mut segments) = Segments::new(frame.packet(), headers, frame.offload) else {
+        return false;
+    };
+    let mut delivered = true;
+    let mut part = Frame::with_capacity(segments.packet_length().max(SMALL));
+    while segments.remaining() > 0 {
+        let length = segments.write_next(part.receive_buffer(0));
+        part.set_received(length, Offload::NONE);
+        delivered &= egress.deliver(port.id, &part);
+    }
+    delivered
+}
+
+impl Shard {
+    /// Answers a packet that is for the appliance itself.
+    pub(super) fn answer(
+        &mut self,
+        port: &PortEntry,
+        answer: Answer,
+        packet: &[u8],
+        turn: &mut Turn<'_, impl Egress>,
+    ) -> Result<(), DropReason> {
+        let service = Headers::parse(packet)?.destination;
+        match answer {
+            Answer::Echo => self
+                .say(port, packet.len(), turn.egress, |out| {
+                    icmp::echo_reply(packet, out)
+                })
+                .ok_or(DropReason::ServiceAddress),
+            Answer::Reset => self
+                .say(port, SMALL, turn.egress, |out| tcp::reset(packet, out))
+                .ok_or(DropReason::ServiceAddress),
+            Answer::PortUnreachable => {
+                self.icmp_error(port, IcmpError::PortUnreachable, service, packet, turn);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the sender of a packet why it went no further, as often as errors are allowed.
+    pub(super) fn icmp_error(
+        &mut self,
+        port: &PortEntry,
+        error: IcmpError,
+        from: IpAddr,
+        packet: &[u8],
+        turn: &mut Turn<'_, impl Egress>,
+    ) {
+        if self.icmp_errors.allow(turn.now) {
+            // `None`: the standards forbid an error about this packet.
+            let _ = self.say(port, SMALL, turn.egress, |out| {
+                icmp::error(error, from, packet, out)
+            });
+        } else {
+            self.counters.drop(DropReason::RateLimited);
+        }
+    }
+
+    /// Delivers what `write` writes; `None` when it writes nothing.
+    fn say(
+        &mut self,
+        port: &PortEntry,
+        room: usize,
+        egress: &mut impl Egress,
+        write: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> Option<()> {
+        let Some(mut frame) = self.pool.take(room) else {
+            self.counters.drop(DropReason::NoBuffer);
+            return Some(());
+        };
+        let length = write(frame.receive_buffer(0));
+        if let Some(length) = length {
+            frame.set_received(length, Offload::NONE);
+            deliver(port, &frame, None, egress, &mut self.counters);
+        }
+        self.pool.recycle(frame);
+        length.map(|_| ())
+    }
+}

@@ -1,0 +1,350 @@
+//! From an instance: who may send what where.
+
+use super::{Shard, Turn, answers, denied, example_of};
+use crate::drop::DropReason;
+use crate::egress::Egress;
+use crate::flow::{Arrival, Flow, FlowIndex, Hop, Tracking, TunnelHeaders, Verdict};
+use crate::frame::{Frame, Segmentation, fragment};
+use crate::overlay::{Encap, Neighbours};
+use crate::plan::{Mtu, Vni, vtep_address};
+use crate::responder::icmp::IcmpError;
+use crate::snapshot::{MemberEntry, Policy, PortEntry};
+use crate::stats::PacketExample;
+use crate::time::Instant;
+use crate::wire::vxlan::EtherType;
+use crate::wire::{Direction, Endpoints, FlowKey, Headers, MacAddr, Transport, quoted};
+use std::net::IpAddr;
+
+/// A packet's flow, found or made.
+pub(super) struct Found {
+    pub(super) index: FlowIndex,
+    pub(super) hop: Hop,
+}
+
+impl Shard {
+    /// Handles one packet of an instance, and counts what becomes of it.
+    pub(super) fn packet_from_port(
+        &mut self,
+        port: &PortEntry,
+        frame: &mut Frame,
+        turn: &mut Turn<'_, impl Egress>,
+    ) {
+        let mut example = example_of(Arrival::Port(port.id));
+        let outcome = match Headers::parse(frame.packet()) {
+            Err(reason) => Err(reason),
+            Ok(headers) => {
+                let endpoints = headers.endpoints();
+                example.packet = Some(packet_example(&endpoints));
+                let traffic = self.counters.port(port.id);
+                traffic.received_packets += packets_in(frame, &headers);
+                traffic.received_bytes += headers.total_length as u64;
+                match own_network(port, &endpoints) {
+                    Err(reason) => Err(reason),
+                    Ok(member) => {
+                        example.vni = Some(member.vni);
+                        self.route_from_port(port, member, frame, headers, turn)
+                    }
+                }
+            }
+        };
+        if let Err(reason) = outcome {
+            self.counters.drop_example(reason, example);
+        }
+    }
+
+    fn route_from_port(
+        &mut self,
+        port: &PortEntry,
+        member: &MemberEntry,
+        frame: &mut Frame,
+        mut headers: Headers,
+        turn: &mut Turn<'_, impl Egress>,
+    ) -> Result<(), DropReason> {
+        let arrival = Arrival::Port(port.id);
+        let found = match self.flow(
+            turn.policy,
+            member.vni,
+            &headers,
+            frame.packet(),
+            arrival,
+            turn.now,
+        ) {
+            Ok(found) => found,
+            Err(Verdict::Answer(answer)) => {
+                return self.answer(port, answer, frame.packet(), turn);
+            }
+            Err(verdict) => return Err(denied(verdict)),
+        };
+        let service = member.service_address(headers.source);
+        if headers.hop_limit <= 1 {
+            self.icmp_error(port, IcmpError::TimeExceeded, service, frame.packet(), turn);
+            return Err(DropReason::HopLimitExceeded);
+        }
+        let mtu = match found.hop {
+            Hop::Port(slot) => turn.policy.port(slot).map(|port| port.mtu),
+            Hop::Tunnel(peer) => turn.policy.peer(peer).map(|peer| peer.mtu),
+        };
+        let mtu = mtu.ok_or(DropReason::NoPeer)?;
+        let fits = longest_packet(frame, &headers) <= usize::from(mtu.get());
+        if !fits && (headers.dont_fragment || frame.offload.segmentation != Segmentation::None) {
+            self.icmp_error(port, IcmpError::TooBig { mtu }, service, frame.packet(), turn);
+            return Err(DropReason::PacketTooBig);
+        }
+        headers.decrement_hop_limit(frame.packet_mut());
+        if fits {
+            self.forward(&found, member.vni, frame, &headers, turn)
+        } else {
+            self.forward_fragments(&found, member.vni, frame, &headers, mtu, turn)
+        }
+    }
+
+    fn forward(
+        &mut self,
+        found: &Found,
+        vni: Vni,
+        frame: &Frame,
+        headers: &Headers,
+        turn: &mut Turn<'_, impl Egress>,
+    ) -> Result<(), DropReason> {
+        match found.hop {
+            Hop::Port(slot) => {
+                let port = turn.policy.port(slot).ok_or(DropReason::NoInstance)?;
+                answers::deliver(port, frame, Some(headers), turn.egress, &mut self.counters);
+                Ok(())
+            }
+            Hop::Tunnel(peer) => self.send_to_peer(peer, vni, Some(found.index), frame, headers, turn),
+        }
+    }
+
+    /// A packet that its sender lets be fragmented, and that is longer than the next link takes (RFC 791 §3.2).
+    fn forward_fragments(
+        &mut self,
+        found: &Found,
+        vni: Vni,
+        frame: &mut Frame,
+        headers: &Headers,
+        mtu: Mtu,
+        turn: &mut Turn<'_, impl Egress>,
+    ) -> Result<(), DropReason> {
+        frame.finish_checksum(headers);
+        let mut offset = 0;
+        while offset < headers.total_length - headers.transport_offset {
+            let mut part = self
+                .pool
+                .take(usize::from(mtu.get()))
+                .ok_or(DropReason::NoBuffer)?;
+            offset = fragment::write(frame.packet(), headers, mtu, offset, &mut part);
+            let sent = match Headers::parse(part.packet()) {
+                Ok(headers) => self.forward(found, vni, &part, &headers, turn),
+                Err(reason) => Err(reason),
+            };
+            self.pool.recycle(part);
+            sent?;
+        }
+        Ok(())
+    }
+
+    /// The flow of a packet: found, judged anew when the policy has changed since, or made. The verdict comes back
+    /// when the packet isn't to be forwarded.
+    pub(super) fn flow(
+        &mut self,
+        policy: &Policy,
+        vni: Vni,
+        headers: &Headers,
+        packet: &[u8],
+        arrival: Arrival,
+        now: Instant,
+    ) -> Result<Found, Verdict> {
+        let no_flow = Verdict::Deny(DropReason::NoFlow);
+        let is_error = headers.transport == Transport::IcmpError;
+        let (key, direction) = if is_error {
+            // An error belongs to the flow of the packet it quotes, and goes against it; it never makes one.
+            let quote = quoted::endpoints(&packet[headers.payload_offset..headers.total_length]);
+            let quote = quote
+                .filter(|quote| quote.source == headers.destination)
+                .ok_or(no_flow)?;
+            let (key, direction) = FlowKey::of(vni, &quote);
+            (key, direction.opposite())
+        } else {
+            FlowKey::of(vni, &headers.endpoints())
+        };
+        let index = match self.flows.find(&key) {
+            Some(index) => index,
+            None if is_error => return Err(no_flow),
+            None => self.open_flow(policy, key, direction, headers, arrival, now)?,
+        };
+        let flow = self.flows.get_mut(index).ok_or(no_flow)?;
+        if flow.epoch != policy.epoch()
+            && let Err(verdict) = judge_again(policy, flow)
+        {
+            self.flows.remove(index);
+            return Err(verdict);
+        }
+        if !is_error {
+            flow.tracking = flow.tracking.advance(headers, direction != flow.opener);
+            flow.expires = now + flow.tracking.timeout();
+        }
+        Ok(Found {
+            index,
+            hop: flow.hop(direction),
+        })
+    }
+
+    fn open_flow(
+        &mut self,
+        policy: &Policy,
+        key: FlowKey,
+        opener: Direction,
+        headers: &Headers,
+        origin: Arrival,
+        now: Instant,
+    ) -> Result<FlowIndex, Verdict> {
+        let (hops, tunnel) = judge(policy, key, opener, origin)?;
+        let tracking = Tracking::first(headers);
+        let expires = now + tracking.timeout();
+        let flow = Flow {
+            key,
+            epoch: policy.epoch(),
+            origin,
+            opener,
+            hops,
+            tunnel,
+            tracking,
+            expires,
+        };
+        self.flows
+            .insert(flow, now)
+            .ok_or(Verdict::Deny(DropReason::FlowTableFull))
+    }
+}
+
+/// Judges a live flow under a new policy, as its first packet was.
+fn judge_again(policy: &Policy, flow: &mut Flow) -> Result<(), Verdict> {
+    let (hops, tunnel) = judge(policy, flow.key, flow.opener, flow.origin)?;
+    flow.hops = hops;
+    flow.tunnel = tunnel;
+    flow.epoch = policy.epoch();
+    Ok(())
+}
+
+type Decision = ([Hop; 2], Option<TunnelHeaders>);
+
+/// The policy's verdict about a flow, with what is prepared for the direction that leaves by a tunnel.
+fn judge(policy: &Policy, key: FlowKey, opener: Direction, origin: Arrival) -> Result<Decision, Verdict> {
+    let endpoints = key.endpoints(opener);
+    match policy.judge(key.vni(), &endpoints, origin) {
+        Verdict::Forward { original, reply } => {
+            let tunnel = match (original, reply) {
+                (Hop::Tunnel(peer), _) => tunnel_headers(policy, key.vni(), &endpoints, peer),
+                (_, Hop::Tunnel(peer)) => tunnel_headers(policy, key.vni(), &endpoints.reversed(), peer),
+                (Hop::Port(_), Hop::Port(_)) => None,
+            };
+            Ok(([original, reply], tunnel))
+        }
+        verdict => Err(verdict),
+    }
+}
+
+/// The headers in front of packets with these addresses on their way to a peer.
+pub(super) fn tunnel_headers(
+    policy: &Policy,
+    vni: Vni,
+    endpoints: &Endpoints,
+    peer: crate::plan::PeerId,
+) -> Option<TunnelHeaders> {
+    let source_mac = MacAddr::of(policy.network(vni)?.ipv4_of(endpoints.source)?);
+    let ether_type = if endpoints.source.is_ipv6() {
+        EtherType::Ipv6
+    } else {
+        EtherType::Ipv4
+    };
+    let encap = Encap::new(
+        vtep_address(policy.ordinal()),
+        vtep_address(policy.peer(peer)?.ordinal),
+        vni,
+        source_mac,
+        ether_type,
+        endpoints.source_port ^ endpoints.destination_port.rotate_left(5),
+    );
+    Some(TunnelHeaders {
+        encap,
+        neighbour: Neighbours::NOWHERE,
+    })
+}
+
+/// The network that a packet of a port is in, after the source guard: only the port's own address in it.
+fn own_network<'a>(port: &'a PortEntry, endpoints: &Endpoints) -> Result<&'a MemberEntry, DropReason> {
+    if is_martian(endpoints.source) {
+        return Err(DropReason::SourceMartian);
+    }
+    if is_group(endpoints.destination) {
+        return Err(DropReason::Multicast);
+    }
+    match port
+        .memberships
+        .iter()
+        .find(|member| member.covers(endpoints.destination))
+    {
+        Some(member) if member.owns(endpoints.source) => Ok(member),
+        Some(_) => Err(DropReason::SourceNotOwn),
+        // No network covers it: it wants out, from whichever address of its own.
+        None if port
+            .memberships
+            .iter()
+            .any(|member| member.owns(endpoints.source)) =>
+        {
+            Err(DropReason::OutboundDenied)
+        }
+        None => Err(DropReason::SourceNotOwn),
+    }
+}
+
+/// Sources that no host has (RFC 1122 §3.2.1.3, RFC 4291 §2.5, §2.7).
+pub(super) fn is_martian(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(source) => {
+            source.is_multicast() || source.is_broadcast() || source.is_loopback() || source.octets()[0] == 0
+        }
+        IpAddr::V6(source) => source.is_multicast() || source.is_loopback() || source.is_unspecified(),
+    }
+}
+
+/// Destinations that are many.
+pub(super) fn is_group(destination: IpAddr) -> bool {
+    match destination {
+        IpAddr::V4(destination) => destination.is_multicast() || destination.is_broadcast(),
+        IpAddr::V6(destination) => destination.is_multicast(),
+    }
+}
+
+/// Length of the longest packet that a frame stands for.
+fn longest_packet(frame: &Frame, headers: &Headers) -> usize {
+    match frame.offload.segmentation {
+        Segmentation::None => headers.total_length,
+        Segmentation::Tcp { size, .. } | Segmentation::Udp { size } => headers
+            .total_length
+            .min(headers.payload_offset + usize::from(size)),
+    }
+}
+
+/// Packets that a frame stands for.
+pub(super) fn packets_in(frame: &Frame, headers: &Headers) -> u64 {
+    match frame.offload.segmentation {
+        Segmentation::None => 1,
+        Segmentation::Tcp { size, .. } | Segmentation::Udp { size } => {
+            let payload = headers.total_length - headers.payload_offset;
+            payload.div_ceil(usize::from(size).max(1)).max(1) as u64
+        }
+    }
+}
+
+/// A packet's addresses as a drop's example shows them.
+pub(super) fn packet_example(endpoints: &Endpoints) -> PacketExample {
+    PacketExample {
+        protocol: endpoints.protocol,
+        source: endpoints.source,
+        source_port: endpoints.source_port,
+        destination: endpoints.destination,
+        destination_port: endpoints.destination_port,
+    }
+}

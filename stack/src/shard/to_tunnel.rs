@@ -1,0 +1,309 @@
+//! Into a tunnel: neighbour → session → cut → VXLAN → seal, straight into the batch that the socket sends.
+
+use super::counters::Counters;
+use super::{FOREIGN_LANE, Shard, Turn};
+use crate::drop::DropReason;
+use crate::egress::{Egress, Route, Slot};
+use crate::flow::FlowIndex;
+use crate::frame::{Frame, Segments};
+use crate::overlay::{Asked, Encap, Lookup, NeighbourKey};
+use crate::plan::{Mtu, PeerId, Vni};
+use crate::responder::{arp, ndp};
+use crate::wire::vxlan::{self, ETHERNET_HEADER};
+use crate::wire::{Ecn, Headers, MacAddr};
+use crate::wireguard::{DATA_OVERHEAD, Peer, Train, WAITING_FOR_SESSION};
+use std::net::IpAddr;
+
+/// Packets sealed at a time: enough for a cipher that works on many at once, few enough to stay in the cache.
+const TRAIN: usize = 16;
+/// Room for handshakes, keepalives and questions.
+const SHORT_DATAGRAM: usize = 256;
+/// WireGuard pads what it seals to this (whitepaper §5.4.6).
+const PADDING: usize = 16;
+
+/// Where a train is laid out before it is sealed.
+pub(super) struct TrainBuffer(Box<[u8]>);
+
+impl TrainBuffer {
+    /// Room for one packet of any length, which is more than a train of usual ones takes.
+    pub(super) fn new() -> Self {
+        Self(vec![0; 65_536 + Encap::LENGTH + PADDING].into_boxed_slice())
+    }
+}
+
+impl Shard {
+    /// Sends a packet of a network to a peer. `flow` has the prepared headers; without one (what the appliance itself
+    /// passes on) they are made for this packet.
+    pub(super) fn send_to_peer(
+        &mut self,
+        peer: PeerId,
+        vni: Vni,
+        flow: Option<FlowIndex>,
+        frame: &Frame,
+        headers: &Headers,
+        turn: &mut Turn<'_, impl Egress>,
+    ) -> Result<(), DropReason> {
+        let prepared = flow.and_then(|index| self.flows.get(index)?.tunnel.clone());
+        let prepared = match prepared {
+            Some(prepared) => prepared,
+            None => super::from_port::tunnel_headers(turn.policy, vni, &headers.endpoints(), peer)
+                .ok_or(DropReason::NoPeer)?,
+        };
+        let key = NeighbourKey {
+            vni,
+            address: headers.destination,
+        };
+        let (mac, place) =
+            match self
+                .neighbours
+                .look_up(key, headers.source, peer, prepared.neighbour, turn.now)
+            {
+                Lookup::Known(mac, place) => (mac, place),
+                Lookup::Unknown(question) => {
+                    let waits = self.wait_for_neighbour(&key, frame);
+                    if let Some(asked) = question {
+                        self.ask_neighbour(&asked, turn);
+                    }
+                    return waits;
+                }
+            };
+        if place != prepared.neighbour
+            && let Some(kept) = flow.and_then(|index| self.flows.get_mut(index)?.tunnel.as_mut())
+        {
+            kept.neighbour = place;
+        }
+        let mtu = turn
+            .policy
+            .peer(peer)
+            .map(|entry| entry.mtu)
+            .ok_or(DropReason::NoPeer)?;
+        let peer = self.peers.get_mut(peer).ok_or(DropReason::NoPeer)?;
+        if !peer.tunnel.is_ready() {
+            if peer.waiting.len() == WAITING_FOR_SESSION {
+                return Err(DropReason::NoSession);
+            }
+            if peer.endpoint.is_none() {
+                return Err(DropReason::NoEndpoint);
+            }
+            let mut copy = self.pool.take(frame.packet().len()).ok_or(DropReason::NoBuffer)?;
+            copy.fill(frame.packet(), frame.offload);
+            peer.waiting.push_back((vni, copy));
+            initiate(peer, turn, &mut self.counters);
+            return Ok(());
+        }
+        let mut encap = prepared.encap;
+        encap.set_destination(mac);
+        encap.set_ecn(headers.ecn());
+        seal(peer, encap, frame, headers, mtu, &mut self.train, turn)
+    }
+
+    fn wait_for_neighbour(&mut self, key: &NeighbourKey, frame: &Frame) -> Result<(), DropReason> {
+        if !self.neighbours.has_room(key) {
+            return Err(DropReason::NeighbourQueueFull);
+        }
+        let mut copy = self.pool.take(frame.packet().len()).ok_or(DropReason::NoBuffer)?;
+        copy.fill(frame.packet(), frame.offload);
+        self.neighbours.wait(key, copy).map_err(|copy| {
+            self.pool.recycle(copy);
+            DropReason::NeighbourQueueFull
+        })
+    }
+
+    /// Sends packets that have waited, for a neighbour's answer or for a session.
+    pub(super) fn send_waiting(
+        &mut self,
+        peer: PeerId,
+        waiting: impl IntoIterator<Item = (Vni, Frame)>,
+        turn: &mut Turn<'_, impl Egress>,
+    ) {
+        for (vni, frame) in waiting {
+            let sent = Headers::parse(frame.packet())
+                .and_then(|headers| self.send_to_peer(peer, vni, None, &frame, &headers, turn));
+            if let Err(reason) = sent {
+                self.counters.drop(reason);
+            }
+            self.pool.recycle(frame);
+        }
+    }
+
+    /// Asks through a tunnel for a neighbour's MAC address.
+    pub(super) fn ask_neighbour(&mut self, asked: &Asked, turn: &mut Turn<'_, impl Egress>) {
+        let Some(own) = turn
+            .policy
+            .network(asked.key.vni)
+            .and_then(|network| network.ipv4_of(asked.asker))
+        else {
+            return;
+        };
+        let mut frame = [0; SHORT_DATAGRAM];
+        let own_mac = MacAddr::of(own);
+        let length = match (asked.asker, asked.key.address) {
+            (IpAddr::V4(asker), IpAddr::V4(target)) => arp::request(own_mac, asker, target, &mut frame),
+            (IpAddr::V6(asker), IpAddr::V6(target)) => ndp::solicit(own_mac, asker, target, &mut frame),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
+        };
+        if let Some(length) = length {
+            self.send_frame(asked.peer, asked.key.vni, &frame[..length], turn);
+        }
+    }
+
+    /// Sends an Ethernet frame of our own (ARP, neighbour discovery) through a tunnel. Without a session it is lost:
+    /// it will be asked again.
+    pub(super) fn send_frame(
+        &mut self,
+        peer: PeerId,
+        vni: Vni,
+        frame: &[u8],
+        turn: &mut Turn<'_, impl Egress>,
+    ) {
+        let Some(peer) = self.peers.get_mut(peer) else {
+            return;
+        };
+        if !peer.tunnel.is_ready() {
+            initiate(peer, turn, &mut self.counters);
+            return;
+        }
+        let own = crate::plan::vtep_address(turn.policy.ordinal());
+        let mut encap = Encap::new(
+            own,
+            peer.vtep,
+            vni,
+            MacAddr::BROADCAST,
+            vxlan::EtherType::Arp,
+            vni.get() as u16,
+        );
+        encap.set_length(frame.len() - ETHERNET_HEADER);
+        // The frame brings its own Ethernet header.
+        let headers = &encap.bytes()[..Encap::LENGTH - ETHERNET_HEADER];
+        let length = headers.len() + frame.len();
+        let padded = length.next_multiple_of(PADDING);
+        let mut plain = [0; SHORT_DATAGRAM];
+        let Some(plain) = plain.get_mut(..padded) else {
+            return;
+        };
+        plain[..headers.len()].copy_from_slice(headers);
+        plain[headers.len()..length].copy_from_slice(frame);
+        let mut datagram = [0; SHORT_DATAGRAM + DATA_OVERHEAD];
+        let sealed = peer.tunnel.seal(
+            &Train {
+                bytes: plain,
+                stride: padded,
+            },
+            &mut datagram,
+            turn.now,
+        );
+        send_datagram(peer, &datagram[..sealed.bytes], turn.egress, &mut self.counters);
+    }
+}
+
+/// Cuts, wraps and seals a packet, train by train, into the socket's batch.
+fn seal(
+    peer: &mut Peer,
+    mut encap: Encap,
+    frame: &Frame,
+    headers: &Headers,
+    mtu: Mtu,
+    train: &mut TrainBuffer,
+    turn: &mut Turn<'_, impl Egress>,
+) -> Result<(), DropReason> {
+    let route = Route {
+        lane: FOREIGN_LANE,
+        endpoint: peer.endpoint.ok_or(DropReason::NoEndpoint)?,
+        ecn: headers.ecn(),
+    };
+    let mut segments = Segments::new(frame.packet(), headers, frame.offload)?;
+    let longest = Encap::LENGTH + usize::from(mtu.get());
+    let padded = |length: usize| {
+        (Encap::LENGTH + length)
+            .next_multiple_of(PADDING)
+            .min(longest.max(Encap::LENGTH + length))
+    };
+    let stride = padded(segments.packet_length());
+    let per_train = TRAIN.min(train.0.len() / stride);
+    let mut prepared_for = usize::MAX;
+    while segments.remaining() > 0 {
+        let wanted = segments.remaining().min(per_train);
+        let mut slot = turn
+            .egress
+            .reserve(&route, stride + DATA_OVERHEAD, wanted)
+            .ok_or(DropReason::SendFailed)?;
+        let wanted = wanted.min(slot.buffer().len() / (stride + DATA_OVERHEAD));
+        let mut used = 0;
+        for _ in 0..wanted {
+            let length = segments.next_length();
+            if length != prepared_for {
+                encap.set_length(length);
+                prepared_for = length;
+            }
+            let room = &mut train.0[used..used + padded(length)];
+            room[..Encap::LENGTH].copy_from_slice(encap.bytes());
+            segments.write_next(&mut room[Encap::LENGTH..]);
+            room[Encap::LENGTH + length..].fill(0);
+            used += room.len();
+            peer.traffic.sent_packets += 1;
+            peer.traffic.sent_bytes += length as u64;
+        }
+        let sealed = peer.tunnel.seal(
+            &Train {
+                bytes: &train.0[..used],
+                stride,
+            },
+            slot.buffer(),
+            turn.now,
+        );
+        slot.commit(sealed.bytes);
+        if sealed.packets < wanted || wanted == 0 {
+            return Err(DropReason::NoSession);
+        }
+    }
+    Ok(())
+}
+
+/// Begins a handshake with a peer unless one is under way.
+pub(super) fn initiate(peer: &mut Peer, turn: &mut Turn<'_, impl Egress>, counters: &mut Counters) {
+    let mut out = [0; SHORT_DATAGRAM];
+    let length = peer.tunnel.initiate(&mut out, turn.now);
+    send_datagram(peer, &out[..length], turn.egress, counters);
+}
+
+/// Does what is due for a peer's session.
+pub(super) fn tick(peer: &mut Peer, turn: &mut Turn<'_, impl Egress>, counters: &mut Counters) {
+    let mut out = [0; SHORT_DATAGRAM];
+    let length = peer.tunnel.tick(&mut out, turn.now);
+    send_datagram(peer, &out[..length], turn.egress, counters);
+}
+
+/// Sends one datagram to where the peer is; nothing when it is empty.
+pub(super) fn send_datagram(peer: &Peer, datagram: &[u8], egress: &mut impl Egress, counters: &mut Counters) {
+    if datagram.is_empty() {
+        return;
+    }
+    match peer.endpoint {
+        Some(endpoint) => send_to(endpoint, datagram, egress, counters),
+        None => counters.drop(DropReason::NoEndpoint),
+    }
+}
+
+/// Sends one datagram.
+pub(super) fn send_to(
+    endpoint: std::net::SocketAddr,
+    datagram: &[u8],
+    egress: &mut impl Egress,
+    counters: &mut Counters,
+) {
+    let route = Route {
+        lane: FOREIGN_LANE,
+        endpoint,
+        ecn: Ecn::NotCapable,
+    };
+    let Some(mut slot) = egress.reserve(&route, datagram.len(), 1) else {
+        return counters.drop(DropReason::SendFailed);
+    };
+    match slot.buffer().get_mut(..datagram.len()) {
+        Some(room) => {
+            room.copy_from_slice(datagram);
+            slot.commit(datagram.len());
+        }
+        None => counters.drop(DropReason::SendFailed),
+    }
+}

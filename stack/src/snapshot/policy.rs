@@ -1,0 +1,351 @@
+//! Who may talk to whom, and where packets go: the only place where a new flow is decided.
+//!
+//! Default deny. Instances of one application may talk, on one host and across hosts; the service address answers its
+//! own instances; everything else is denied with a reason.
+
+use crate::drop::DropReason;
+use crate::flow::{Answer, Arrival, Hop, Verdict};
+use crate::plan::{
+    HostOrdinal, Instance, Mtu, Network, NetworkNumbers, PeerId, PeerNetworks, Plan, PortId, Vni,
+};
+use crate::wire::{Endpoints, protocol};
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+type Map<K, V> = HashMap<K, V, FixedState>;
+
+/// DNS: until names are built, the service address says that nobody listens.
+const DNS: u16 = 53;
+/// Slots of a network's blocks by ordinal: nobody.
+const NOBODY: u32 = u32::MAX;
+
+/// A port's place in a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortSlot(pub u32);
+
+/// Compiled policy and routes.
+pub struct Policy {
+    epoch: u64,
+    source: Source,
+    ports: Vec<PortEntry>,
+    port_slots: Map<PortId, PortSlot>,
+    networks: Map<Vni, NetworkEntry>,
+    peers: Map<PeerId, PeerEntry>,
+}
+
+/// What a policy is compiled from, to compare.
+#[derive(PartialEq, Eq)]
+struct Source {
+    ordinal: HostOrdinal,
+    networks: Vec<Network>,
+    instances: Vec<Instance>,
+    peers: Vec<(PeerId, PeerEntry)>,
+}
+
+/// A port.
+pub struct PortEntry {
+    /// Its number.
+    pub id: PortId,
+    /// Largest packet its device takes.
+    pub mtu: Mtu,
+    /// Whether its device takes super-packets and partial checksums.
+    pub offloads: bool,
+    /// The networks it is in; the application's own first.
+    pub memberships: Vec<MemberEntry>,
+}
+
+/// A port's membership in a network.
+#[derive(Clone, Copy, Debug)]
+pub struct MemberEntry {
+    /// The network.
+    pub vni: Vni,
+    /// The network's prefixes.
+    pub numbers: NetworkNumbers,
+    /// The port's IPv4 address.
+    pub ipv4: Ipv4Addr,
+    /// The port's IPv6 address.
+    pub ipv6: Ipv6Addr,
+}
+
+impl MemberEntry {
+    /// Whether an address belongs to the network's prefixes.
+    pub fn covers(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.numbers.ipv4_prefix.contains(&address),
+            IpAddr::V6(address) => self.numbers.ipv6_prefix.contains(&address),
+        }
+    }
+
+    /// Whether an address is the port's own.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.ipv4 == address,
+            IpAddr::V6(address) => self.ipv6 == address,
+        }
+    }
+
+    /// The appliance's address in the network, of the family of `like`.
+    pub fn service_address(&self, like: IpAddr) -> IpAddr {
+        match like {
+            IpAddr::V4(_) => self.numbers.service_ipv4().into(),
+            IpAddr::V6(_) => self.numbers.service_ipv6().into(),
+        }
+    }
+}
+
+/// A network.
+pub struct NetworkEntry {
+    /// Its prefixes.
+    pub numbers: NetworkNumbers,
+    /// Local instances by address.
+    instances: Map<IpAddr, PortSlot>,
+    /// The member peer that owns each ordinal's block.
+    blocks: Box<[u32; 256]>,
+}
+
+/// A peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerEntry {
+    /// Its ordinal.
+    pub ordinal: HostOrdinal,
+    /// The networks it is a member of.
+    pub networks: PeerNetworks,
+    /// Largest inner packet towards it.
+    pub mtu: Mtu,
+}
+
+fn peer_entries(plan: &Plan) -> Vec<(PeerId, PeerEntry)> {
+    let entry = |peer: &crate::plan::Peer| PeerEntry {
+        ordinal: peer.ordinal,
+        networks: peer.networks.clone(),
+        mtu: peer.mtu,
+    };
+    plan.peers.iter().map(|peer| (peer.id, entry(peer))).collect()
+}
+
+impl Policy {
+    /// Compiles the policy of a plan.
+    pub fn compile(plan: &Plan, epoch: u64) -> Self {
+        let peers = peer_entries(plan);
+        let mut networks: Map<Vni, NetworkEntry> = Map::default();
+        for network in &plan.networks {
+            let mut blocks = Box::new([NOBODY; 256]);
+            for (id, peer) in peers
+                .iter()
+                .filter(|(_, peer)| peer.networks.contains(network.vni))
+            {
+                blocks[usize::from(peer.ordinal.get())] = id.0;
+            }
+            let entry = NetworkEntry {
+                numbers: network.numbers,
+                instances: Map::default(),
+                blocks,
+            };
+            networks.insert(network.vni, entry);
+        }
+        let mut ports = Vec::with_capacity(plan.instances.len());
+        let mut port_slots = Map::default();
+        for (slot, instance) in (0..).map(PortSlot).zip(&plan.instances) {
+            let mut memberships = Vec::with_capacity(instance.memberships.len());
+            for membership in &instance.memberships {
+                let Some(network) = networks.get_mut(&membership.vni) else {
+                    continue;
+                };
+                for address in membership.addresses() {
+                    network.instances.insert(address, slot);
+                }
+                memberships.push(MemberEntry {
+                    vni: membership.vni,
+                    numbers: network.numbers,
+                    ipv4: membership.ipv4,
+                    ipv6: membership.ipv6,
+                });
+            }
+            port_slots.insert(instance.port, slot);
+            ports.push(PortEntry {
+                id: instance.port,
+                mtu: instance.mtu,
+                offloads: instance.offloads,
+                memberships,
+            });
+        }
+        let source = Source {
+            ordinal: plan.ordinal,
+            networks: plan.networks.clone(),
+            instances: plan.instances.clone(),
+            peers: peers.clone(),
+        };
+        Self {
+            epoch,
+            source,
+            ports,
+            port_slots,
+            networks,
+            peers: peers.into_iter().collect(),
+        }
+    }
+
+    /// Whether a plan says the same about policy and routes.
+    pub fn is_compiled_from(&self, plan: &Plan) -> bool {
+        self.source.ordinal == plan.ordinal
+            && self.source.networks == plan.networks
+            && self.source.instances == plan.instances
+            && self.source.peers == peer_entries(plan)
+    }
+
+    /// The number that flows remember.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// This host.
+    pub fn ordinal(&self) -> HostOrdinal {
+        self.source.ordinal
+    }
+
+    /// The place of a port.
+    pub fn port_slot(&self, port: PortId) -> Option<PortSlot> {
+        self.port_slots.get(&port).copied()
+    }
+
+    /// The port at a place.
+    pub fn port(&self, slot: PortSlot) -> Option<&PortEntry> {
+        self.ports.get(slot.0 as usize)
+    }
+
+    /// All ports.
+    pub fn ports(&self) -> &[PortEntry] {
+        &self.ports
+    }
+
+    /// The network with this VNI.
+    pub fn network(&self, vni: Vni) -> Option<&NetworkEntry> {
+        self.networks.get(&vni)
+    }
+
+    /// The peer with this number.
+    pub fn peer(&self, peer: PeerId) -> Option<&PeerEntry> {
+        self.peers.get(&peer)
+    }
+
+    /// Decides a new flow by its first packet. Total; nothing else decides.
+    ///
+    /// `vni` is the network that the packet is in: for a port the one whose prefix covers its destination (else the
+    /// application's own), for a tunnel the one in its VXLAN header. That the source belongs to where the packet came
+    /// from is proven before.
+    pub fn judge(&self, vni: Vni, endpoints: &Endpoints, arrival: Arrival) -> Verdict {
+        let Some(network) = self.network(vni) else {
+            return Verdict::Deny(DropReason::UnknownVni);
+        };
+        if !network.covers(endpoints.destination) {
+            return Verdict::Deny(DropReason::OutboundDenied);
+        }
+        let reply = match arrival {
+            Arrival::Port(port) => match self.port_slot(port) {
+                Some(slot) => Hop::Port(slot),
+                None => return Verdict::Deny(DropReason::UnknownPort),
+            },
+            Arrival::Tunnel(peer) => match self.peer(peer) {
+                Some(entry) if entry.networks.contains(vni) => Hop::Tunnel(peer),
+                Some(_) => return Verdict::Deny(DropReason::NotMember),
+                None => return Verdict::Deny(DropReason::NoPeer),
+            },
+        };
+        if network.is_service_address(endpoints.destination) {
+            return judge_service(endpoints, arrival);
+        }
+        if let Some(slot) = network.instance(endpoints.destination) {
+            return Verdict::Forward {
+                original: Hop::Port(slot),
+                reply,
+            };
+        }
+        match (network.owner(endpoints.destination), arrival) {
+            // What came out of a tunnel never goes into one.
+            (_, Arrival::Tunnel(_)) => Verdict::Deny(DropReason::NoInstance),
+            (Some(ordinal), _) if ordinal == self.ordinal().get() => Verdict::Deny(DropReason::NoInstance),
+            (Some(ordinal), _) => match network.peer_of(ordinal) {
+                Some(peer) => Verdict::Forward {
+                    original: Hop::Tunnel(peer),
+                    reply,
+                },
+                None => Verdict::Deny(DropReason::NoPeer),
+            },
+            (None, _) => Verdict::Deny(DropReason::NoInstance),
+        }
+    }
+}
+
+/// The service address answers the instances of this host only: it is on every host.
+fn judge_service(endpoints: &Endpoints, arrival: Arrival) -> Verdict {
+    match (arrival, endpoints.protocol) {
+        (Arrival::Tunnel(_), _) => Verdict::Deny(DropReason::ServiceAddress),
+        (Arrival::Port(_), protocol::ICMP | protocol::ICMPV6) => Verdict::Answer(Answer::Echo),
+        (Arrival::Port(_), protocol::UDP) if endpoints.destination_port == DNS => {
+            Verdict::Answer(Answer::PortUnreachable)
+        }
+        (Arrival::Port(_), protocol::TCP) if endpoints.destination_port == DNS => {
+            Verdict::Answer(Answer::Reset)
+        }
+        (Arrival::Port(_), _) => Verdict::Deny(DropReason::ServiceAddress),
+    }
+}
+
+impl NetworkEntry {
+    /// Whether an address belongs to the network's prefixes.
+    pub fn covers(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.numbers.ipv4_prefix.contains(&address),
+            IpAddr::V6(address) => self.numbers.ipv6_prefix.contains(&address),
+        }
+    }
+
+    /// Whether an address is the appliance's own in this network.
+    pub fn is_service_address(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => address == self.numbers.service_ipv4(),
+            IpAddr::V6(address) => address == self.numbers.service_ipv6(),
+        }
+    }
+
+    /// The local instance with this address.
+    pub fn instance(&self, address: IpAddr) -> Option<PortSlot> {
+        self.instances.get(&address).copied()
+    }
+
+    /// The ordinal in whose block an address lies.
+    pub fn owner(&self, address: IpAddr) -> Option<u8> {
+        let ordinal = match address {
+            IpAddr::V4(address) => {
+                let offset = address.to_bits() ^ self.numbers.ipv4_prefix.network().to_bits();
+                offset >> (32 - u32::from(self.numbers.ipv4_block_length))
+            }
+            IpAddr::V6(address) => {
+                let offset = address.to_bits() ^ self.numbers.ipv6_prefix.network().to_bits();
+                u32::try_from(offset >> 16).ok()?
+            }
+        };
+        u8::try_from(ordinal).ok().filter(|ordinal| *ordinal != 0)
+    }
+
+    /// The member peer that owns an ordinal's block.
+    pub fn peer_of(&self, ordinal: u8) -> Option<PeerId> {
+        let id = self.blocks[usize::from(ordinal)];
+        (id != NOBODY).then_some(PeerId(id))
+    }
+
+    /// The IPv4 address of the instance that has this address: the one its MAC address is made of. `None` outside
+    /// hosts' blocks.
+    pub fn ipv4_of(&self, address: IpAddr) -> Option<Ipv4Addr> {
+        match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(ipv6) => {
+                let ordinal = HostOrdinal::try_from(u64::from(self.owner(address)?)).ok()?;
+                let index = u32::try_from(ipv6.to_bits() & 0xffff).ok()?;
+                let block = self.numbers.block_ipv4(ordinal);
+                Some(Ipv4Addr::from_bits(block.network().to_bits() | index))
+            }
+        }
+    }
+}
