@@ -11,6 +11,8 @@ packages=(
     procps            # ps, for leak checks
     python3-scapy     # crafted frames
     tcpdump           # what the wire carries
+    wireguard-go      # the foreign peer; its age doesn't matter there
+    wireguard-tools   # wg, to configure it
     g++               # the fuzzers' runtime is C++
 )
 
