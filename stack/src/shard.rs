@@ -43,8 +43,6 @@ pub struct ShardConfig {
     pub flows: usize,
     /// Frames of its pool.
     pub frames: PoolSizes,
-    /// Whether packets out of tunnels are glued to super-packets (`datapath.features.gro`).
-    pub glue: bool,
 }
 
 /// Datagrams that arrived together from one source (UDP GRO): equal strides, the last may be shorter.
@@ -92,7 +90,7 @@ impl Shard {
             neighbours: Neighbours::new(config.seed),
             peers: Peers::default(),
             coalescer: Coalescer::new(),
-            glue: config.glue,
+            glue: true,
             pool: FramePool::new(config.frames),
             train: TrainBuffer::new(),
             plaintext: vec![0; LONGEST_PLAINTEXT].into_boxed_slice(),
@@ -100,6 +98,11 @@ impl Shard {
             icmp_errors: RateLimit::icmp_errors(),
             next_tick: None,
         }
+    }
+
+    /// Whether packets out of tunnels are glued to super-packets; they are unless this is called with `false`.
+    pub fn set_glue(&mut self, glue: bool) {
+        self.glue = glue;
     }
 
     /// Puts a snapshot in force and gives the old one back, to be dropped elsewhere. New peers are greeted at once.
@@ -326,3 +329,6 @@ fn example_of(arrival: Arrival) -> crate::stats::DropExample {
         packet: None,
     }
 }
+
+#[cfg(test)]
+mod tests;
