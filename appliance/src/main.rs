@@ -6,6 +6,7 @@
 mod cli;
 pub mod config;
 mod datapath;
+mod lab;
 mod seam;
 mod sys;
 
