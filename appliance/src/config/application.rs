@@ -1,8 +1,9 @@
 //! The application document: an application, its network and its services.
 
 use super::Problems;
-use super::decode::{Report, Unique, Value};
+use super::decode::{Unique, Value};
 use super::host::DEFAULT_TENANT;
+use super::report::Report;
 use super::values::{label, line, service_name, vni};
 use super::yaml;
 use std::path::Path;
@@ -55,7 +56,7 @@ fn decode(report: Report, text: Option<&str>) -> Result<Vec<ApplicationDocument>
     report.finish(decoded)
 }
 
-fn applications(text: &str, report: &Report) -> Option<Vec<ApplicationDocument>> {
+pub(super) fn applications(text: &str, report: &Report) -> Option<Vec<ApplicationDocument>> {
     let mut names = Unique::default();
     let mut applications = Vec::new();
     for document in yaml::parse(text, report)? {

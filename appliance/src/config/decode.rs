@@ -4,144 +4,10 @@
 //! `None` means *reported*. [`Value::group`] hands out [`Keys`]: what a decoder asks for is what is legal there, so a
 //! key that nobody asked for is unknown, and the nearest one asked for is the hint.
 
-use super::problem::{Place, Problem, Problems};
-use super::yaml::{self, Content, Document, Entry, Node};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-
-/// What was found wrong with a file so far.
-pub(super) struct Report {
-    file: PathBuf,
-    problems: RefCell<Vec<Problem>>,
-    /// Every key that a decoder asked for: the documentation is checked against it.
-    #[cfg(test)]
-    asked: RefCell<std::collections::BTreeSet<String>>,
-}
-
-impl Report {
-    pub(super) fn new(file: &Path) -> Self {
-        Self {
-            file: file.to_owned(),
-            problems: RefCell::new(Vec::new()),
-            #[cfg(test)]
-            asked: RefCell::default(),
-        }
-    }
-
-    /// The folder that the file's relative paths start from.
-    pub(super) fn folder(&self) -> &Path {
-        self.file.parent().unwrap_or(Path::new(""))
-    }
-
-    pub(super) fn add(&self, place: Place, path: &str, message: &str, hint: Option<&str>) {
-        self.problems.borrow_mut().push(Problem {
-            file: self.file.clone(),
-            place: Some(place),
-            path: path.to_owned(),
-            message: message.to_owned(),
-            hint: hint.map(str::to_owned),
-        });
-    }
-
-    /// Takes over what was found wrong with another file.
-    pub(super) fn absorb(&self, problems: Problems) {
-        self.problems.borrow_mut().extend(problems);
-    }
-
-    /// The file's text; `None`, and a problem that says why, when it can't be had.
-    pub(super) fn read(&self) -> Option<String> {
-        match read_bounded(&self.file) {
-            Ok(bytes) => match String::from_utf8(bytes) {
-                Ok(text) => Some(text),
-                Err(error) => {
-                    let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-                    let valid = String::from_utf8_lossy(valid);
-                    let line = valid.matches('\n').count() + 1;
-                    let column = valid
-                        .chars()
-                        .rev()
-                        .take_while(|character| *character != '\n')
-                        .count()
-                        + 1;
-                    let hint = "save the file as UTF-8";
-                    self.add(Place { line, column }, "", "isn't UTF-8 text", Some(hint));
-                    None
-                }
-            },
-            Err(reason) => {
-                self.problems
-                    .borrow_mut()
-                    .push(Problem::of_file(&self.file, &reason));
-                None
-            }
-        }
-    }
-
-    /// The one document of a text.
-    pub(super) fn only_document(&self, text: &str) -> Option<Node> {
-        let mut documents = yaml::parse(text, self)?;
-        if let Some(second) = documents.get(1) {
-            let hint = "keep one, without `---` after it";
-            self.add(
-                second.place,
-                "",
-                "a second document begins here, and this file holds only one",
-                Some(hint),
-            );
-        }
-        if documents.is_empty() {
-            self.nothing_there();
-            return None;
-        }
-        self.root(documents.swap_remove(0))
-    }
-
-    /// A document's content; a document without one is reported.
-    pub(super) fn root(&self, document: Document) -> Option<Node> {
-        if document.root.is_none() {
-            self.empty(document.place);
-        }
-        document.root
-    }
-
-    /// Reports that a file has no document in it.
-    pub(super) fn nothing_there(&self) {
-        if self.problems.borrow().is_empty() {
-            self.empty(Place { line: 1, column: 1 });
-        }
-    }
-
-    fn empty(&self, place: Place) {
-        self.add(place, "", "the document is empty", None);
-    }
-
-    /// The decoded value, if nothing at all was wrong.
-    pub(super) fn finish<T>(self, decoded: Option<T>) -> Result<T, Problems> {
-        let problems = self.problems.into_inner();
-        match decoded {
-            Some(decoded) if problems.is_empty() => Ok(decoded),
-            _ => Err(Problems::new(&self.file, problems)),
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn asked(&self) -> std::collections::BTreeSet<String> {
-        self.asked.borrow().clone()
-    }
-}
-
-fn read_bounded(file: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(file)
-        .and_then(|opened| opened.take(yaml::MAX_FILE_SIZE + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("can't be read: {error}"))?;
-    if bytes.len() as u64 > yaml::MAX_FILE_SIZE {
-        return Err(format!("is larger than {} bytes", yaml::MAX_FILE_SIZE));
-    }
-    Ok(bytes)
-}
+use super::report::Report;
+use super::spelling::nearest;
+use super::yaml::{self, Content, Entry, Node};
+use std::collections::{BTreeMap, btree_map};
 
 /// A value, its key from the root, and where its problems go.
 #[derive(Clone)]
@@ -184,10 +50,15 @@ impl<'a> Value<'a> {
         self.report
     }
 
-    /// Reports; returns `None` so that a decoder can end with it.
-    pub(super) fn refuse<T>(&self, message: impl AsRef<str>) -> Option<T> {
+    /// Reports, where the rest of the value can still be made use of.
+    pub(super) fn report_here(&self, message: impl AsRef<str>) {
         self.report
             .add(self.node.place, &self.path, message.as_ref(), None);
+    }
+
+    /// Reports; returns `None` so that a decoder can end with it.
+    pub(super) fn refuse<T>(&self, message: impl AsRef<str>) -> Option<T> {
+        self.report_here(message);
         None
     }
 
@@ -210,7 +81,12 @@ impl<'a> Value<'a> {
         known: impl Iterator<Item = &'n String>,
     ) -> Option<T> {
         let known: Vec<&str> = known.map(String::as_str).collect();
-        let hint = match nearest(name, &known) {
+        let near = if self.report.is_full() {
+            None
+        } else {
+            nearest(name, &known)
+        };
+        let hint = match near {
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None if known.is_empty() => format!("the document has no {what}"),
             None => format!("there is: {}", known.join(", ")),
@@ -304,10 +180,8 @@ impl<'a> Value<'a> {
         let Content::Mapping(entries) = &self.node.content else {
             return self.refuse_kind("a group of keys");
         };
-        self.report_repeated(entries);
-        let first = |(index, entry): &(usize, &Entry)| !is_repeated(entries, *index, entry);
-        let value = |(_, entry): (usize, &'a Entry)| {
-            let path = self.join(&entry.key);
+        let value = |(key, entry): (&'a str, &'a Entry)| {
+            let path = self.join(key);
             (
                 entry,
                 Value {
@@ -317,7 +191,7 @@ impl<'a> Value<'a> {
                 },
             )
         };
-        Some(entries.iter().enumerate().filter(first).map(value).collect())
+        Some(self.once(entries).into_iter().map(value).collect())
     }
 
     /// A group of known keys. The decoder must ask for all of them before it gives up on any.
@@ -325,9 +199,8 @@ impl<'a> Value<'a> {
         let Content::Mapping(entries) = &self.node.content else {
             return self.refuse_kind("a group of keys");
         };
-        self.report_repeated(entries);
         let mut keys = Keys {
-            entries,
+            entries: self.once(entries),
             asked: Vec::new(),
             group: self,
         };
@@ -336,21 +209,24 @@ impl<'a> Value<'a> {
         decoded
     }
 
-    fn report_repeated(&self, entries: &[Entry]) {
-        for (index, entry) in entries
-            .iter()
-            .enumerate()
-            .filter(|(index, entry)| is_repeated(entries, *index, entry))
-        {
-            let first = entries[..index].iter().find(|earlier| earlier.key == entry.key);
-            let line = first.map_or(0, |first| first.place.line);
-            self.report.add(
-                entry.place,
-                &self.join(&entry.key),
-                "is set a second time",
-                Some(&format!("it is set in line {line} already; remove one of them")),
-            );
+    /// The entries of which each key is there once; a key's second entry is reported.
+    fn once(&self, entries: &'a [Entry]) -> BTreeMap<&'a str, &'a Entry> {
+        let mut once: BTreeMap<&str, &Entry> = BTreeMap::new();
+        for entry in entries {
+            match once.entry(&entry.key) {
+                btree_map::Entry::Vacant(vacant) => drop(vacant.insert(entry)),
+                btree_map::Entry::Occupied(first) => self.report.add(
+                    entry.place,
+                    &self.join(&entry.key),
+                    "is set a second time",
+                    Some(&format!(
+                        "it is set in line {} already; remove one of them",
+                        first.get().place.line
+                    )),
+                ),
+            }
         }
+        once
     }
 
     fn join(&self, key: &str) -> String {
@@ -362,13 +238,9 @@ impl<'a> Value<'a> {
     }
 }
 
-fn is_repeated(entries: &[Entry], index: usize, entry: &Entry) -> bool {
-    entries[..index].iter().any(|earlier| earlier.key == entry.key)
-}
-
 /// The keys of a group, as a decoder asks for them.
 pub(super) struct Keys<'a, 'v> {
-    entries: &'a [Entry],
+    entries: BTreeMap<&'a str, &'a Entry>,
     asked: Vec<&'static str>,
     group: &'v Value<'a>,
 }
@@ -379,12 +251,8 @@ impl<'a> Keys<'a, '_> {
         self.asked.push(key);
         let path = self.group.join(key);
         #[cfg(test)]
-        self.group.report.asked.borrow_mut().insert(path.clone());
-        let entry = self
-            .entries
-            .iter()
-            .find(|entry| entry.key == key)
-            .filter(|entry| !entry.value.is_null())?;
+        self.group.report.note_asked(&path);
+        let entry = self.entries.get(key).filter(|entry| !entry.value.is_null())?;
         Some(Value {
             node: &entry.value,
             path,
@@ -394,9 +262,7 @@ impl<'a> Keys<'a, '_> {
 
     /// Whether a key is there with something after it.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| entry.key == key && !entry.value.is_null())
+        self.entries.get(key).is_some_and(|entry| !entry.value.is_null())
     }
 
     /// A key that may be absent. `None` when it is, and when its value was refused: that is reported, so the
@@ -426,7 +292,7 @@ impl<'a> Keys<'a, '_> {
 
     fn report_missing(&self, key: &str) {
         let group = self.group;
-        match self.entries.iter().find(|entry| entry.key == key) {
+        match self.entries.get(key) {
             Some(entry) => group
                 .report
                 .add(entry.place, &group.join(key), "must not be empty", None),
@@ -440,20 +306,21 @@ impl<'a> Keys<'a, '_> {
     }
 
     fn report_unknown(&self) {
-        for entry in self
-            .entries
-            .iter()
-            .filter(|entry| !self.asked.contains(&entry.key.as_str()))
-        {
-            let hint = match nearest(&entry.key, &self.asked) {
+        let group = self.group;
+        for (key, entry) in self.entries.iter().filter(|(key, _)| !self.asked.contains(key)) {
+            let near = if group.report.is_full() {
+                None
+            } else {
+                nearest(key, &self.asked)
+            };
+            let hint = match near {
                 Some(nearest) => format!("did you mean `{nearest}`?"),
                 None => format!("known here: {}", self.asked.join(", ")),
             };
-            let path = &self.group.path;
-            self.group.report.add(
+            group.report.add(
                 entry.place,
-                path,
-                &format!("`{}` is not a known key", entry.key),
+                &group.path,
+                &format!("`{key}` is not a known key"),
                 Some(&hint),
             );
         }
@@ -481,63 +348,5 @@ impl<K: Ord + Clone> Unique<K> {
         }
         self.lines.insert(key.clone(), value.node.place.line);
         Some(key)
-    }
-}
-
-/// The legal word that a wrong one was probably meant to be: at most a third of its letters (and one) are off.
-pub(super) fn nearest<'w>(wrong: &str, legal: &[&'w str]) -> Option<&'w str> {
-    let nearest = legal.iter().map(|word| (distance(wrong, word), *word)).min()?;
-    (nearest.0 <= 1 + wrong.chars().count().min(64) / 3).then_some(nearest.1)
-}
-
-/// How many letters must be put in, taken out, replaced or swapped with their neighbour to make one word of the
-/// other (optimal string alignment). Underscores count as hyphens, capitals as small letters.
-fn distance(left: &str, right: &str) -> usize {
-    // A key longer than this resembles none of ours, and must not cost the square of its length.
-    let letters = |word: &str| -> Vec<char> {
-        let same = |letter: char| {
-            if letter == '_' {
-                '-'
-            } else {
-                letter.to_ascii_lowercase()
-            }
-        };
-        word.chars().take(64).map(same).collect()
-    };
-    let (left, right) = (letters(left), letters(right));
-    let mut rows = vec![(0..=right.len()).collect::<Vec<_>>()];
-    for row in 1..=left.len() {
-        let mut current = vec![row];
-        for column in 1..=right.len() {
-            let replaced = rows[row - 1][column - 1] + usize::from(left[row - 1] != right[column - 1]);
-            let mut best = replaced
-                .min(rows[row - 1][column] + 1)
-                .min(current[column - 1] + 1);
-            let crossed = row > 1
-                && column > 1
-                && left[row - 1] == right[column - 2]
-                && left[row - 2] == right[column - 1];
-            if crossed {
-                best = best.min(rows[row - 2][column - 2] + 1);
-            }
-            current.push(best);
-        }
-        rows.push(current);
-    }
-    rows[left.len()][right.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_of_the_finger_finds_the_key_that_was_meant() {
-        let legal = ["wireguard-port", "interface", "peers", "foreign-private-key-file"];
-        assert_eq!(nearest("wiregaurd-port", &legal), Some("wireguard-port"));
-        assert_eq!(nearest("Wireguard_Port", &legal), Some("wireguard-port"));
-        assert_eq!(nearest("peer", &legal), Some("peers"));
-        assert_eq!(nearest("dns", &legal), None);
-        assert_eq!(nearest(&"x".repeat(100_000), &legal), None);
     }
 }

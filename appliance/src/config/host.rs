@@ -1,7 +1,8 @@
 //! The host document: who this host is, how it reaches the others, how its datapath runs.
 
 use super::Problems;
-use super::decode::{Report, Unique, Value};
+use super::decode::{Unique, Value};
+use super::report::Report;
 use super::values::{device, endpoint, ipv4_prefix, label, number16, ordinal, path, public_key, switch, vni};
 use ipnet::Ipv4Net;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,7 +19,7 @@ pub const DEFAULT_WIREGUARD_PORT: u16 = 51820;
 /// Lanes listen on the 128 ports behind the foreign lane's.
 const MAX_WIREGUARD_PORT: u16 = u16::MAX - 128;
 /// How many shards a datapath can run.
-const MAX_SHARDS: u64 = 1;
+const MAX_SHARDS: NonZeroU8 = NonZeroU8::MIN;
 /// What a host's 254 blocks of /24 need.
 const APPLICATION_PREFIX_LENGTH: u8 = 16;
 /// What 128 shared networks of /18 need, with blocks of /26.
@@ -298,11 +299,15 @@ fn datapath(value: &Value<'_>) -> Option<DatapathDocument> {
 }
 
 fn shards(value: &Value<'_>) -> Option<Option<NonZeroU8>> {
-    if value.is_word("auto") {
-        return Some(None);
+    match value.word()? {
+        "auto" => Some(None),
+        text => match text.parse::<NonZeroU8>() {
+            Ok(number) if number <= MAX_SHARDS => Some(Some(number)),
+            Ok(_) | Err(_) => value.refuse(format!(
+                "is `{text}`, and must be auto, or a number up to {MAX_SHARDS}"
+            )),
+        },
     }
-    let number = value.number(1..=MAX_SHARDS)?;
-    Some(u8::try_from(number).ok().and_then(NonZeroU8::new))
 }
 
 fn features(value: &Value<'_>) -> Option<FeaturesDocument> {

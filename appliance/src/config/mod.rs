@@ -14,8 +14,13 @@ pub mod application;
 mod decode;
 pub mod host;
 mod problem;
+mod report;
+mod spelling;
 pub mod topology;
 mod values;
 pub mod yaml;
 
 pub use problem::{Place, Problem, Problems};
+
+#[cfg(test)]
+mod tests;

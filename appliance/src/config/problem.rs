@@ -56,14 +56,14 @@ impl fmt::Display for Problem {
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// The problems, ordered and bounded; `file` stands in when none was collected.
-    pub(super) fn new(file: &Path, mut problems: Vec<Problem>) -> Self {
+    /// The problems, ordered and bounded, of which `left_out` more were not collected; `file` stands in when there are none.
+    pub(super) fn new(file: &Path, mut problems: Vec<Problem>, left_out: usize) -> Self {
         problems.sort_by(|a, b| (&a.file, a.place).cmp(&(&b.file, b.place)));
         if problems.is_empty() {
             problems.push(Problem::of_file(file, "holds no complete document"));
         }
-        if problems.len() > MAX_PROBLEMS {
-            let more = problems.len() - MAX_PROBLEMS;
+        let more = problems.len().saturating_sub(MAX_PROBLEMS) + left_out;
+        if more > 0 {
             problems.truncate(MAX_PROBLEMS);
             problems.push(Problem::of_file(file, &format!("has {more} more problems")));
         }

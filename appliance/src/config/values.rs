@@ -1,6 +1,7 @@
 //! Leaves: a value that stands at one key, checked and turned into its domain type.
 
-use super::decode::{Value, nearest};
+use super::decode::Value;
+use super::spelling::nearest;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -194,9 +195,9 @@ pub(super) fn endpoint(value: &Value<'_>) -> Option<SocketAddr> {
 pub(super) fn public_key(value: &Value<'_>) -> Option<PublicKey> {
     match value.text()?.parse() {
         Ok(key) => Some(key),
-        Err(error) => value.refuse_with(
-            format!("isn't a key: {error}"),
-            "on the other host `tidegate status` (or `wg show`) prints it",
+        Err(_) => value.refuse_with(
+            "isn't a WireGuard key, which is 32 bytes in base64: 44 characters that end in `=`",
+            "on the other host `tidegate status` or `wg show` prints it",
         ),
     }
 }

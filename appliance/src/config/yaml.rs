@@ -4,10 +4,10 @@
 //! that a hostile file meets limits of ours: its size, its depth, and how much its aliases expand to. YAML 1.2 core
 //! schema: `on`, `off`, `yes` and `no` are text. Merge keys (`<<`) are YAML 1.1 and are ordinary, unknown keys here.
 
-use super::decode::Report;
 use super::problem::Place;
+use super::report::Report;
 use saphyr::{Scalar as CoreScalar, Yaml, YamlEmitter};
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -129,7 +129,7 @@ pub(super) fn parse(text: &str, report: &Report) -> Option<Vec<Document>> {
         aliased: 0,
         root: None,
     };
-    let mut started: Vec<(Marker, Option<Node>)> = Vec::new();
+    let mut read: Vec<Read> = Vec::new();
     // `Parser::load` walks recursively, so the events are asked for one by one: depth is ours to bound.
     while let Some(event) = parser.next_event() {
         let (event, span) = match event {
@@ -148,49 +148,62 @@ pub(super) fn parse(text: &str, report: &Report) -> Option<Vec<Document>> {
         match event {
             Event::DocumentStart(_) => {
                 tree.anchors.clear();
-                started.push((span.start, None));
+                read.push(Read {
+                    begin: span.start,
+                    end: None,
+                    root: None,
+                });
             }
             Event::DocumentEnd => {
-                if let Some((_, root)) = started.last_mut() {
-                    *root = tree.root.take();
+                if let Some(document) = read.last_mut() {
+                    document.root = tree.root.take();
+                    document.end = Some(span);
                 }
             }
             Event::StreamEnd => break,
             event => tree.take(event, span.start)?,
         }
     }
-    Some(documents(text, started))
+    Some(documents(text, read))
 }
 
-/// Gives every document its own text: from where it begins to where the next one does. The first has everything
-/// before it too (comments, directives).
-fn documents(text: &str, started: Vec<(Marker, Option<Node>)>) -> Vec<Document> {
-    let begins: Vec<usize> = started
-        .iter()
-        .skip(1)
-        .map(|(marker, _)| byte_index(text, marker.index()))
-        .collect();
-    let ends = begins
-        .iter()
-        .copied()
-        .chain(std::iter::once(text.len()))
-        .collect::<Vec<_>>();
-    let begins = std::iter::once(0).chain(begins);
-    started
-        .into_iter()
-        .zip(begins.zip(ends))
-        .map(|((marker, root), (begin, end))| Document {
-            root: root.filter(|root| !root.is_null()),
-            place: place(marker),
-            source: text.get(begin..end).unwrap_or_default().to_owned(),
+/// A document whose events have been seen: where it begins, where it ends, and what is in it.
+struct Read {
+    begin: Marker,
+    /// Its `...`, or whatever follows it when it has none.
+    end: Option<Span>,
+    root: Option<Node>,
+}
+
+/// Gives every document its own text. What stands before a document (comments, directives) is that document's, as far
+/// back as the one before it has a visible end.
+fn documents(text: &str, read: Vec<Read>) -> Vec<Document> {
+    // Markers count characters, and a search from the beginning for each would cost the square of the file.
+    let mut characters = text.char_indices().map(|(index, _)| index).enumerate().peekable();
+    let mut byte_index = |marker: &Marker| {
+        while characters
+            .next_if(|(character, _)| *character < marker.index())
+            .is_some()
+        {}
+        characters.peek().map_or(text.len(), |(_, index)| *index)
+    };
+    let mut cuts = vec![0];
+    for (document, next) in read.iter().zip(read.iter().skip(1)) {
+        let visible = document.end.filter(|end| {
+            let rest = text.get(byte_index(&end.start)..);
+            rest.is_some_and(|rest| rest.starts_with("..."))
+        });
+        cuts.push(byte_index(&visible.map_or(next.begin, |end| end.end)));
+    }
+    cuts.push(text.len());
+    read.into_iter()
+        .zip(cuts.windows(2))
+        .map(|(document, cut)| Document {
+            root: document.root.filter(|root| !root.is_null()),
+            place: place(document.begin),
+            source: text.get(cut[0]..cut[1]).unwrap_or_default().to_owned(),
         })
         .collect()
-}
-
-fn byte_index(text: &str, characters: usize) -> usize {
-    text.char_indices()
-        .nth(characters)
-        .map_or(text.len(), |(index, _)| index)
 }
 
 fn place(marker: Marker) -> Place {

@@ -1,12 +1,15 @@
 //! The topology: a lab's segments, hosts, plain nodes, and which instance runs where.
 
+mod placement;
+
 use super::Problems;
-use super::application::{self, ApplicationDocument};
-use super::decode::{Report, Unique, Value};
+use super::decode::{Unique, Value};
+use super::report::Report;
 use super::values::{
-    address, device, ipv4_prefix, ipv6_prefix, label, label_fault, number16, ordinal, path, station_address,
+    address, device, ipv4_prefix, ipv6_prefix, label, label_fault, number16, ordinal, station_address,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use placement::{Stage, applications, placement};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -105,27 +108,36 @@ pub fn read(file: &Path) -> Result<Topology, Problems> {
     report.finish(decoded)
 }
 
-/// Lays `over` over `base` as RFC 7396 says: groups are merged key by key, anything else is replaced, and `null`
-/// removes.
+/// Lays `over` over `base`: groups are merged key by key, lists whose entries all have a `name` are joined by it, and
+/// anything else is replaced.
 pub fn merge(base: &mut Json, over: &Json) {
-    let Json::Object(over) = over else {
-        *base = over.clone();
-        return;
-    };
-    if !base.is_object() {
-        *base = Json::Object(serde_json::Map::new());
-    }
-    let Json::Object(base) = base else { return };
-    for (key, value) in over {
-        if value.is_null() {
-            base.remove(key);
-        } else {
-            merge(base.entry(key.as_str()).or_insert(Json::Null), value);
+    match (base, over) {
+        (Json::Object(base), Json::Object(over)) => {
+            for (key, value) in over {
+                merge(base.entry(key.as_str()).or_insert(Json::Null), value);
+            }
         }
+        (Json::Array(base), Json::Array(over)) if names(base).is_some() && names(over).is_some() => {
+            for item in over {
+                match base
+                    .iter_mut()
+                    .find(|known| known.get("name") == item.get("name"))
+                {
+                    Some(known) => merge(known, item),
+                    None => base.push(item.clone()),
+                }
+            }
+        }
+        (base, over) => *base = over.clone(),
     }
 }
 
-fn topology(value: &Value<'_>) -> Option<Topology> {
+/// The names of a list's entries, if all of them have one.
+fn names(list: &[Json]) -> Option<Vec<&Json>> {
+    list.iter().map(|item| item.get("name")).collect()
+}
+
+pub(super) fn topology(value: &Value<'_>) -> Option<Topology> {
     value.group(|keys| {
         let lab = keys.required("lab", label);
         let segments = keys.required("segments", segments).unwrap_or_default();
@@ -146,12 +158,7 @@ fn topology(value: &Value<'_>) -> Option<Topology> {
             .optional("nodes", |value| stations(value, &mut ground, node))
             .unwrap_or_default();
         let applications = keys.optional("applications", applications);
-        let mut stage = Stage {
-            applications: applications.as_ref().map(|read| read.documents.as_slice()),
-            hosts: &hosts,
-            namespaces: ground.names,
-            counts: BTreeMap::new(),
-        };
+        let mut stage = Stage::new(applications.as_ref(), &hosts, ground.names);
         let instances = keys.optional("instances", |value| {
             value.list(|item| placement(item, &mut stage))
         });
@@ -288,16 +295,20 @@ fn command(value: &Value<'_>) -> Option<Vec<String>> {
 }
 
 fn interfaces(value: &Value<'_>, ground: &mut Ground<'_>) -> Option<Vec<Interface>> {
-    let mut devices = Unique::default();
     let items = value.items()?;
     if items.is_empty() {
         return value.refuse("must have at least one interface");
     }
+    let mut devices = BTreeSet::new();
     let mut decoded = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let interface = interface(item, ground);
         let device = interface.as_ref().and_then(|interface| interface.device.clone());
-        devices.claim(item, device.unwrap_or_else(|| format!("eth{index}")));
+        let device = device.unwrap_or_else(|| format!("eth{index}"));
+        if devices.contains(&device) {
+            item.report_here(format!("its device would be `{device}`, which there is already"));
+        }
+        devices.insert(device);
         decoded.extend(interface);
     }
     Some(decoded)
@@ -380,164 +391,5 @@ fn make_absolute(path: &mut Json, folder: &Path) {
         .and_then(|text| std::path::absolute(folder.join(text)).ok());
     if let Some(absolute) = absolute.as_deref().and_then(Path::to_str) {
         *path = Json::from(absolute);
-    }
-}
-
-/// The application files of a topology, and what is in them.
-struct Applications {
-    files: Vec<PathBuf>,
-    documents: Vec<ApplicationDocument>,
-}
-
-/// `None` when any of the files has problems: then nothing can be said about what refers to them.
-fn applications(value: &Value<'_>) -> Option<Applications> {
-    let mut names = Unique::default();
-    let mut read = Applications {
-        files: Vec::new(),
-        documents: Vec::new(),
-    };
-    let mut complete = true;
-    for item in value.items()? {
-        let Some(file) = path(&item) else {
-            complete = false;
-            continue;
-        };
-        match application::read(&file) {
-            Ok(documents) => {
-                for document in &documents {
-                    names.claim(&item, (document.tenant.clone(), document.name.clone()));
-                }
-                read.documents.extend(documents);
-            }
-            Err(problems) => {
-                item.report().absorb(problems);
-                complete = false;
-            }
-        }
-        read.files.push(file);
-    }
-    complete.then_some(read)
-}
-
-/// What instances are placed on.
-struct Stage<'a> {
-    /// `None` when they can't be told.
-    applications: Option<&'a [ApplicationDocument]>,
-    hosts: &'a Named<LabHost>,
-    namespaces: BTreeSet<String>,
-    /// How many instances each service has so far: they are numbered over the whole file.
-    counts: BTreeMap<(String, String, String), usize>,
-}
-
-fn placement(value: &Value<'_>, stage: &mut Stage<'_>) -> Option<Placement> {
-    value.group(|keys| {
-        let tenant = keys.optional("tenant", label);
-        let application = keys.required("application", |value| {
-            let name = label(value)?;
-            match stage.applications {
-                Some(known) => placed_application(value, &name, tenant.as_deref(), known),
-                None => Some(PlacedApplication {
-                    tenant: tenant.clone().unwrap_or_default(),
-                    name,
-                    services: None,
-                }),
-            }
-        });
-        let service = keys.required("service", |value| {
-            let name = label(value)?;
-            let services = application
-                .as_ref()
-                .and_then(|application| application.services.as_ref());
-            match services {
-                Some(known) if !known.contains(&name) => {
-                    value.refuse_reference("service", &name, known.iter())
-                }
-                Some(_) | None => Some(name),
-            }
-        });
-        let host = keys.required("host", |value| {
-            let name = label(value)?;
-            if stage.hosts.contains_key(&name) {
-                return Some(name);
-            }
-            value.refuse_reference("host", &name, stage.hosts.keys())
-        });
-        let application = application?;
-        let placement = Placement {
-            tenant: application.tenant,
-            application: application.name,
-            service: service?,
-            host: host?,
-        };
-        let namespace = stage.namespace(&placement);
-        if !stage.namespaces.insert(namespace.clone()) {
-            return value.refuse(format!(
-                "its namespace would be `{namespace}`, which there is already"
-            ));
-        }
-        Some(placement)
-    })
-}
-
-impl Stage<'_> {
-    fn namespace(&mut self, placement: &Placement) -> String {
-        let Placement {
-            tenant,
-            application,
-            service,
-            ..
-        } = placement.clone();
-        let count = self.counts.entry((tenant, application, service)).or_default();
-        *count += 1;
-        format!("{}-{}-{count}", placement.application, placement.service)
-    }
-}
-
-struct PlacedApplication {
-    tenant: String,
-    name: String,
-    /// `None` when they can't be told.
-    services: Option<Vec<String>>,
-}
-
-/// Finds the application that is meant; without a tenant it must be the only one of its name.
-fn placed_application(
-    value: &Value<'_>,
-    name: &str,
-    tenant: Option<&str>,
-    known: &[ApplicationDocument],
-) -> Option<PlacedApplication> {
-    let same_name: Vec<_> = known.iter().filter(|document| document.name == name).collect();
-    let same_tenant =
-        |document: &&&ApplicationDocument| tenant.is_none_or(|tenant| tenant == document.tenant);
-    let found: Vec<_> = same_name.iter().filter(same_tenant).collect();
-    let tenants = || {
-        same_name
-            .iter()
-            .map(|document| document.tenant.as_str())
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    match (found.as_slice(), tenant) {
-        ([document], _) => Some(PlacedApplication {
-            tenant: document.tenant.clone(),
-            name: name.to_owned(),
-            services: Some(
-                document
-                    .services
-                    .iter()
-                    .map(|service| service.name.clone())
-                    .collect(),
-            ),
-        }),
-        ([], Some(tenant)) if !same_name.is_empty() => value.refuse_with(
-            format!("tenant {tenant} has no application `{name}`"),
-            format!("there is one of: {}", tenants()),
-        ),
-        ([], _) => value.refuse_reference("application", name, known.iter().map(|document| &document.name)),
-        (_, _) => value.refuse_with(
-            format!("several tenants have an application `{name}`"),
-            format!("set `tenant` to one of: {}", tenants()),
-        ),
     }
 }
