@@ -11,7 +11,7 @@ use super::worker::{Events, Mail, Mailbox, Reply};
 use crate::seam::{self, BootId, Event, FromDatapath, LaneFeatures, PlanDigest, ToDatapath};
 use crate::sys::epoll::{Poller, Waker};
 use crate::sys::memfd;
-use crate::sys::seqpacket::{Connection, Listener, MAX_DESCRIPTORS, Message};
+use crate::sys::seqpacket::{Connection, Listener, Message};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -61,15 +61,17 @@ struct HeldPort {
 }
 
 /// An answer and the descriptors beside it.
-struct Answer<'a> {
+struct Answer {
     message: FromDatapath,
-    descriptors: Vec<BorrowedFd<'a>>,
+    descriptors: Vec<OwnedFd>,
 }
 
 /// Why a request wasn't carried out.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("the agent speaks version {theirs} of the seam, this datapath {ours}: restart the datapath to upgrade it")]
+    #[error(
+        "the agent speaks version {theirs} of the seam, this datapath {ours}: restart the datapath to upgrade it"
+    )]
     Version { theirs: u32, ours: u32 },
     #[error("the message can't be understood: {0}")]
     Message(#[from] serde_json::Error),
@@ -204,14 +206,9 @@ impl Control {
                 return self.part();
             }
         };
-        let is_hello;
         let answer = match self.answer(message) {
-            Ok(answer) => {
-                is_hello = matches!(answer.message, FromDatapath::Hello { .. });
-                answer
-            }
+            Ok(answer) => answer,
             Err(Failure::Refused(refusal)) => {
-                is_hello = false;
                 tracing::warn!(reason = %refusal, "a request was refused");
                 Answer::from(FromDatapath::Refused {
                     reason: refusal.to_string(),
@@ -219,20 +216,18 @@ impl Control {
             }
             Err(Failure::Broken(error)) => return Err(error),
         };
-        let (message, descriptors) = (answer.message, answer.descriptors);
-        let sent = send(self.agent.as_ref(), &message, &descriptors);
-        if let Err(error) = sent {
+        let descriptors: Vec<BorrowedFd<'_>> = answer.descriptors.iter().map(AsFd::as_fd).collect();
+        if let Err(error) = send(self.agent.as_ref(), &answer.message, &descriptors) {
             tracing::warn!(%error, "the agent takes no answer");
             return self.part();
         }
-        if is_hello {
-            // What a former agent may have missed.
+        if matches!(answer.message, FromDatapath::Hello { .. }) {
             self.repeat_events();
         }
         Ok(())
     }
 
-    fn answer(&mut self, message: Message) -> Result<Answer<'_>, Failure> {
+    fn answer(&mut self, message: Message) -> Result<Answer, Failure> {
         let descriptors = message.descriptors;
         match serde_json::from_slice(&message.bytes)? {
             ToDatapath::Hello { version } => self.hello(version),
@@ -245,11 +240,15 @@ impl Control {
         }
     }
 
-    fn hello(&self, version: u32) -> Result<Answer<'_>, Failure> {
+    fn hello(&self, version: u32) -> Result<Answer, Failure> {
         // An upgrade replaces the agent first: it may be one version ahead.
         if version != seam::VERSION && version != seam::VERSION + 1 {
             let ours = seam::VERSION;
-            return Err(Refusal::Version { theirs: version, ours }.into());
+            return Err(Refusal::Version {
+                theirs: version,
+                ours,
+            }
+            .into());
         }
         let ports = self.ports.iter().map(|(port, held)| (*port, held.device.clone()));
         Ok(Answer::from(FromDatapath::Hello {
@@ -268,21 +267,19 @@ impl Control {
         listen: SocketAddr,
         features: LaneFeatures,
         sockets: Vec<OwnedFd>,
-    ) -> Result<Answer<'_>, Failure> {
+    ) -> Result<Answer, Failure> {
         self.one_per_shard("a lane", &sockets)?;
         let lanes = duplicates("a lane's socket", &sockets, |socket| Lane::new(socket, features))?;
-        self.mail_each(lanes, |lane| Mail::SetLanes(vec![lane]))?;
+        self.mail_each(lanes, |lane| Mail::SetLanes {
+            lanes: vec![lane],
+            glue: features.gro,
+        })?;
         tracing::info!(%listen, gso = features.gso, gro = features.gro, "lanes set");
         self.lanes = Some(HeldLanes { listen, sockets });
         Ok(Answer::from(FromDatapath::Done))
     }
 
-    fn add_port(
-        &mut self,
-        id: PortId,
-        device: String,
-        queues: Vec<OwnedFd>,
-    ) -> Result<Answer<'_>, Failure> {
+    fn add_port(&mut self, id: PortId, device: String, queues: Vec<OwnedFd>) -> Result<Answer, Failure> {
         self.one_per_shard("a port", &queues)?;
         let ports = duplicates("a port's queue", &queues, |queue| Port::new(id, queue))?;
         self.mail_each(ports, Mail::AddPort)?;
@@ -297,7 +294,7 @@ impl Control {
     }
 
     /// Removing what isn't there is done already: an agent may repeat itself after a restart.
-    fn remove_port(&mut self, port: PortId) -> Result<Answer<'_>, Failure> {
+    fn remove_port(&mut self, port: PortId) -> Result<Answer, Failure> {
         let count = self.shards.len();
         self.mail_each(vec![port; count], Mail::RemovePort)?;
         if self.ports.remove(&port).is_some() {
@@ -306,7 +303,7 @@ impl Control {
         Ok(Answer::from(FromDatapath::Done))
     }
 
-    fn install(&mut self, digest: PlanDigest, descriptors: Vec<OwnedFd>) -> Result<Answer<'_>, Failure> {
+    fn install(&mut self, digest: PlanDigest, descriptors: Vec<OwnedFd>) -> Result<Answer, Failure> {
         let came = descriptors.len();
         let Ok([file]) = <[OwnedFd; 1]>::try_from(descriptors) else {
             return Err(Refusal::Descriptors {
@@ -334,13 +331,18 @@ impl Control {
         // The former snapshots come back in the answers, and the last of their handles is dropped here.
         self.mail_each(mails, |(snapshot, ports)| Mail::Install { snapshot, ports })?;
         let epoch = snapshot.epoch();
-        tracing::info!(epoch, digest = digest.0, instances = plan.instances.len(), "plan installed");
+        tracing::info!(
+            epoch,
+            digest = digest.0,
+            instances = plan.instances.len(),
+            "plan installed"
+        );
         self.plan = Some(digest);
         self.snapshot = Some(snapshot);
         Ok(Answer::from(FromDatapath::Installed { epoch, unknown_ports }))
     }
 
-    fn report(&mut self) -> Result<Answer<'_>, Failure> {
+    fn report(&mut self) -> Result<Answer, Failure> {
         let count = self.shards.len();
         let replies = self.mail_each(vec![(); count], |()| Mail::Report)?;
         let reports = replies.into_iter().filter_map(|reply| match reply {
@@ -351,14 +353,14 @@ impl Control {
         Ok(Answer::from(FromDatapath::Report { report }))
     }
 
-    fn adopt(&self, port: Option<PortId>) -> Result<Answer<'_>, Failure> {
+    fn adopt(&self, port: Option<PortId>) -> Result<Answer, Failure> {
         let held = match port {
             Some(port) => &self.ports.get(&port).ok_or(Refusal::NoPort(port))?.queues,
             None => &self.lanes.as_ref().ok_or(Refusal::NoLanes)?.sockets,
         };
         Ok(Answer {
             message: FromDatapath::Adopted,
-            descriptors: held.iter().map(AsFd::as_fd).collect(),
+            descriptors: duplicates("a descriptor to adopt", held, Ok)?,
         })
     }
 
@@ -410,6 +412,7 @@ impl Control {
         }
     }
 
+    /// What a former agent may have missed.
     fn repeat_events(&mut self) {
         let gone = self.ports.iter().filter(|(_, held)| held.gone);
         let gone: Vec<PortId> = gone.map(|(port, _)| *port).collect();
@@ -442,7 +445,7 @@ impl Control {
     }
 }
 
-impl From<FromDatapath> for Answer<'_> {
+impl From<FromDatapath> for Answer {
     fn from(message: FromDatapath) -> Self {
         Self {
             message,
@@ -457,9 +460,7 @@ fn duplicates<T>(
     descriptors: &[OwnedFd],
     make: impl Fn(OwnedFd) -> io::Result<T>,
 ) -> Result<Vec<T>, Refusal> {
-    let made = descriptors
-        .iter()
-        .map(|descriptor| make(descriptor.try_clone()?));
+    let made = descriptors.iter().map(|descriptor| make(descriptor.try_clone()?));
     made.collect::<io::Result<_>>()
         .map_err(|error| Refusal::Descriptor { what, error })
 }

@@ -398,10 +398,7 @@ mod tests {
     fn a_run_arrives_whole_over_both_families_with_and_without_offloads() {
         for gso in [true, false] {
             for gro in [true, false] {
-                for ip in [
-                    IpAddr::V4(Ipv4Addr::LOCALHOST),
-                    IpAddr::V6(Ipv6Addr::LOCALHOST),
-                ] {
+                for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
                     let (mut sender, source) = lanes(LaneFeatures { gso, gro });
                     let (receiver, port) = lanes(LaneFeatures { gso, gro });
                     let route = route(ip, port, Ecn::Capable0);

@@ -16,11 +16,15 @@
 //! nothing to do. The process decides nothing and makes no socket: what it carries packets by, and the plan that it
 //! carries them by, come from the agent ([`crate::seam`]), and it goes on without one.
 
+#[cfg(test)]
+mod bed;
 mod control;
 mod lanes;
 mod outputs;
 mod ports;
 mod reports;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use crate::seam::BootId;

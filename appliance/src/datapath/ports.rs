@@ -251,3 +251,162 @@ fn virtio_header(packet: &[u8], offload: Offload) -> [u8; VIRTIO_HEADER_LENGTH] 
     };
     offload.to_virtio(start.saturating_add(transport), ipv6)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::bed::{self, Bed};
+    use crate::sys::netns;
+    use std::io::{Read as _, Write as _};
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    /// An instance at 10.77.0.`host`.
+    fn instance(test: &str, host: u8, vnet_header: bool) -> (Bed, OwnedFd) {
+        let address = Ipv4Addr::new(10, 77, 0, host).into();
+        bed::instance(&format!("{test}{host}"), address, 24, 1400, vnet_header)
+    }
+
+    /// Two instances, and what one TCP stream moves between them; gives the largest packet that was read.
+    fn stream_between(test: &str, near_header: bool, far_header: bool) -> usize {
+        const BYTES: usize = 4 << 20;
+        let (near, near_queue) = instance(test, 1, near_header);
+        let (far, far_queue) = instance(test, 2, far_header);
+        let poller = Poller::new(4).unwrap();
+        let mut ports = Ports::new();
+        let (near_port, far_port) = (PortId(3), PortId(8));
+        ports
+            .add(Port::new(far_port, far_queue).unwrap(), &poller)
+            .unwrap();
+        ports
+            .add(Port::new(near_port, near_queue).unwrap(), &poller)
+            .unwrap();
+
+        let done = AtomicBool::new(false);
+        let mut largest = 0;
+        std::thread::scope(|scope| {
+            let address = SocketAddr::from((Ipv4Addr::new(10, 77, 0, 2), 7000));
+            let listener = netns::within(far.namespace(), || TcpListener::bind(address))
+                .unwrap()
+                .unwrap();
+            let done = &done;
+            let receiver = scope.spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes).unwrap();
+                done.store(true, Ordering::Relaxed);
+                bytes
+            });
+            let near = near.namespace();
+            scope.spawn(move || {
+                let send = || -> io::Result<()> {
+                    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+                    stream.write_all(&vec![0xa5; BYTES])
+                };
+                netns::within(near, send).unwrap().unwrap();
+            });
+            let mut batch = Batch::new(32);
+            while !done.load(Ordering::Relaxed) && !receiver.is_finished() {
+                for (from, to) in [(near_port, far_port), (far_port, near_port)] {
+                    batch.clear();
+                    ports.read(from, &mut batch);
+                    for frame in batch.filled() {
+                        largest = largest.max(frame.packet().len());
+                        ports.write(to, frame);
+                    }
+                }
+            }
+            let bytes = receiver.join().unwrap();
+            assert_eq!(bytes.len(), BYTES);
+            assert!(bytes.iter().all(|byte| *byte == 0xa5));
+        });
+        largest
+    }
+
+    #[test]
+    fn super_packets_pass_whole_between_devices_with_a_virtio_header() {
+        if bed::is_root() {
+            assert!(stream_between("w", true, true) > 1400);
+        }
+    }
+
+    #[test]
+    fn super_packets_are_cut_and_summed_for_a_device_without_a_virtio_header() {
+        if bed::is_root() {
+            assert!(stream_between("c", true, false) > 1400);
+            assert!(stream_between("p", false, false) <= 1400);
+        }
+    }
+
+    #[test]
+    fn a_port_whose_namespace_died_is_gone_and_no_longer_polled() {
+        if !bed::is_root() {
+            return;
+        }
+        let (instance, queue) = instance("g", 1, true);
+        let held_elsewhere = queue.try_clone().unwrap();
+        let mut poller = Poller::new(4).unwrap();
+        let mut ports = Ports::new();
+        let id = PortId(5);
+        ports.poll_only(vec![id], &poller).unwrap();
+        ports.add(Port::new(id, queue).unwrap(), &poller).unwrap();
+        drop(instance);
+        // The kernel takes namespaces down in its own time, and may have sent packets before.
+        let mut batch = Batch::new(1);
+        let broken = (0..1000).find_map(|_| {
+            poller.wait(Some(Duration::from_millis(10))).unwrap();
+            let readiness = poller.readiness(0)?;
+            if !readiness.broken {
+                batch.clear();
+                ports.read(id, &mut batch);
+            }
+            readiness.broken.then_some(readiness)
+        });
+        assert_eq!(broken.map(|readiness| readiness.token), Some(5));
+        batch.clear();
+        assert_eq!(ports.read(id, &mut batch), Read::Gone);
+        let frame = Frame::from_packet(&[0x45; 40], Offload::NONE);
+        assert!(!ports.write(id, &frame));
+        assert_eq!(ports.poll_gone(&poller), Some(id));
+        assert_eq!(ports.poll_gone(&poller), None);
+        poller.wait(Some(Duration::from_millis(10))).unwrap();
+        assert_eq!(poller.ready(), 0);
+        drop(held_elsewhere);
+    }
+
+    #[test]
+    fn only_named_ports_are_polled() {
+        if !bed::is_root() {
+            return;
+        }
+        let (instance, queue) = instance("n", 1, true);
+        let mut poller = Poller::new(4).unwrap();
+        let mut ports = Ports::new();
+        let id = PortId(5);
+        ports.add(Port::new(id, queue).unwrap(), &poller).unwrap();
+        let send = || {
+            let socket = std::net::UdpSocket::bind("10.77.0.1:0").unwrap();
+            socket.send_to(b"hello", "10.77.0.9:9").unwrap();
+        };
+        netns::within(instance.namespace(), send).unwrap();
+        poller.wait(Some(Duration::from_millis(10))).unwrap();
+        assert_eq!(poller.ready(), 0);
+        ports.poll_only(vec![PortId(4), id], &poller).unwrap();
+        poller.wait(Some(Duration::from_millis(1000))).unwrap();
+        assert_eq!(poller.readiness(0).map(|readiness| readiness.token), Some(5));
+        let mut batch = Batch::new(32);
+        assert_eq!(ports.read(id, &mut batch), Read::Drained);
+        assert!(
+            batch
+                .filled()
+                .iter()
+                .any(|frame| frame.packet().ends_with(b"hello"))
+        );
+        ports.poll_only(vec![PortId(4)], &poller).unwrap();
+        netns::within(instance.namespace(), send).unwrap();
+        poller.wait(Some(Duration::from_millis(10))).unwrap();
+        assert_eq!(poller.ready(), 0);
+    }
+}

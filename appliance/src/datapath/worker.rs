@@ -10,6 +10,7 @@ use crate::seam::Event;
 use crate::sys::clock;
 use crate::sys::epoll::{Poller, Waker};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -50,7 +51,12 @@ pub(super) enum Mail {
         ports: Vec<PortId>,
     },
     /// Take these lanes in place of the former ones. Answer: [`Reply::Done`].
-    SetLanes(Vec<Lane>),
+    SetLanes {
+        /// The lanes, by number.
+        lanes: Vec<Lane>,
+        /// Whether what comes out of tunnels is glued to super-packets.
+        glue: bool,
+    },
     /// Take a port's queue. Answer: [`Reply::Done`].
     AddPort(Port),
     /// Close a port's queue. Answer: [`Reply::Done`].
@@ -115,14 +121,15 @@ impl Mailbox {
         let (outgoing, replies) = sync_channel(MAIL);
         let waker = Waker::new()?;
         let handle = waker.try_clone()?;
-        let poller = Poller::new(READY)?;
         let thread = std::thread::Builder::new()
             .name(format!("shard-{number}"))
             .spawn(move || {
-                let run = || Worker::new(config, poller, handle, incoming, outgoing, events).run();
+                let run = || Worker::new(config, handle, incoming, outgoing, events)?.run();
                 match catch_unwind(AssertUnwindSafe(run)) {
                     Ok(Ok(())) => return,
-                    Ok(Err(error)) => tracing::error!(shard = number, %error, "a shard failed; the datapath ends"),
+                    Ok(Err(error)) => {
+                        tracing::error!(shard = number, %error, "a shard failed; the datapath ends")
+                    }
                     Err(_) => tracing::error!(shard = number, "a shard panicked; the datapath ends"),
                 }
                 std::process::abort();
@@ -167,13 +174,14 @@ fn ended() -> io::Error {
 impl Worker {
     fn new(
         config: ShardConfig,
-        poller: Poller,
         waker: Waker,
         mail: Receiver<Mail>,
         replies: SyncSender<Reply>,
         events: Events,
-    ) -> Self {
-        Self {
+    ) -> io::Result<Self> {
+        let poller = Poller::new(READY)?;
+        poller.add(waker.as_fd(), WAKER)?;
+        Ok(Self {
             shard: Shard::new(config),
             outputs: Outputs {
                 ports: Ports::new(),
@@ -187,12 +195,10 @@ impl Worker {
             replies,
             events,
             stopping: false,
-        }
+        })
     }
 
     fn run(mut self) -> io::Result<()> {
-        use std::os::fd::AsFd as _;
-        self.poller.add(self.waker.as_fd(), WAKER)?;
         let mut now = clock::now();
         while !self.stopping {
             let due = self.shard.poll_timeout();
@@ -286,10 +292,13 @@ impl Worker {
                 outputs.lanes.send();
                 return Reply::Installed { former };
             }
-            Mail::SetLanes(lanes) => outputs.lanes.replace(lanes, LANES, &self.poller),
+            Mail::SetLanes { lanes, glue } => {
+                self.shard.set_glue(glue);
+                outputs.lanes.replace(lanes, LANES, &self.poller)
+            }
             Mail::AddPort(port) => outputs.ports.add(port, &self.poller),
             Mail::RemovePort(port) => outputs.ports.remove(port, &self.poller),
-            Mail::Report => return Reply::Report(Box::new(self.report(now))),
+            Mail::Report => return Reply::Report(Box::new(self.report())),
             Mail::Stop => {
                 self.stopping = true;
                 Ok(())
@@ -302,8 +311,8 @@ impl Worker {
     }
 
     /// The shard's state, and what it gave to sockets that didn't take it.
-    fn report(&self, now: Instant) -> Report {
-        let mut report = self.shard.report(now);
+    fn report(&self) -> Report {
+        let mut report = self.shard.report();
         let lost = self.outputs.lanes.lost();
         let reason = DropReason::SendFailed;
         match report.drops.iter_mut().find(|drop| drop.reason == reason) {

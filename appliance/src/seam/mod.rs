@@ -31,7 +31,7 @@ pub struct PlanDigest(pub u64);
 pub struct LaneFeatures {
     /// Runs of datagrams leave in one send (`UDP_SEGMENT`).
     pub gso: bool,
-    /// Runs of datagrams arrive in one receive (`UDP_GRO`).
+    /// Runs of datagrams arrive in one receive (`UDP_GRO`), and packets out of tunnels are glued to super-packets.
     pub gro: bool,
 }
 

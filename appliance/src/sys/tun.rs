@@ -108,7 +108,10 @@ fn open_queue(name: &str, flags: libc::c_int, wanted: TunFeatures) -> io::Result
         Some(_) | None => {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("`{name}` is no name of a device: 1 to {} bytes", libc::IFNAMSIZ - 1),
+                format!(
+                    "`{name}` is no name of a device: 1 to {} bytes",
+                    libc::IFNAMSIZ - 1
+                ),
             ));
         }
     }
@@ -138,7 +141,11 @@ fn set_segmentation(queue: BorrowedFd<'_>) -> io::Result<()> {
     for offloads in [TCP_SEGMENTATION | UDP_SEGMENTATION, TCP_SEGMENTATION] {
         // SAFETY: TUNSETOFFLOAD takes its mask by value.
         last = control(unsafe {
-            libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads))
+            libc::ioctl(
+                queue.as_raw_fd(),
+                libc::TUNSETOFFLOAD,
+                libc::c_ulong::from(offloads),
+            )
         });
         match &last {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
