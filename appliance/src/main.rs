@@ -1,2 +1,17 @@
 //! tidegate: a userspace network stack appliance for edge sites.
-fn main() {}
+//!
+//! One binary, several roles: the agent decides, the datapath carries packets, the supervisor starts both, and every
+//! other verb talks to the agent or builds a lab. `cli` reads which.
+
+mod cli;
+mod config;
+mod datapath;
+mod lab;
+mod seam;
+mod sys;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -14,22 +14,37 @@ use tidegate_stack::plan::PortId;
 use tidegate_stack::stats::Report;
 
 /// Version of the messages. A datapath understands an agent one version newer.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// A start of a datapath: drawn at random, so that an agent sees that it speaks to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct BootId(pub u64);
+pub(crate) struct BootId(pub(crate) u64);
 
 /// A digest of a plan's bytes: equal digests are equal plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct PlanDigest(pub u64);
+pub(crate) struct PlanDigest(pub(crate) u64);
+
+/// What the lanes' sockets may ask of the kernel. What is allowed here and missing there is done without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LaneFeatures {
+    /// Runs of datagrams leave in one send (`UDP_SEGMENT`).
+    pub(crate) gso: bool,
+    /// Runs of datagrams arrive in one receive (`UDP_GRO`), and packets out of tunnels are glued to super-packets.
+    pub(crate) gro: bool,
+}
+
+impl Default for LaneFeatures {
+    fn default() -> Self {
+        Self { gso: true, gro: true }
+    }
+}
 
 /// What an agent says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
-pub enum ToDatapath {
+pub(crate) enum ToDatapath {
     /// First message of a connection. Answer: [`FromDatapath::Hello`].
     Hello {
         /// [`VERSION`] of the agent.
@@ -40,8 +55,12 @@ pub enum ToDatapath {
     SetLanes {
         /// Where they listen, for reports.
         listen: SocketAddr,
+        /// What they may ask of the kernel.
+        #[serde(default)]
+        features: LaneFeatures,
     },
-    /// Gives the queues of a port's TUN device, as descriptors; comes before the plan that names the port.
+    /// Gives the queues of a port's TUN device, as descriptors, one per shard; comes before the plan that names the
+    /// port. Whether a queue has a virtio header is asked of the descriptor itself.
     /// Answer: [`FromDatapath::Done`].
     AddPort {
         /// The port.
@@ -73,7 +92,7 @@ pub enum ToDatapath {
 /// What a datapath says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
-pub enum FromDatapath {
+pub(crate) enum FromDatapath {
     /// Answers [`ToDatapath::Hello`]: what there is already.
     Hello {
         /// [`VERSION`] of the datapath.
@@ -97,6 +116,9 @@ pub enum FromDatapath {
     Installed {
         /// The policy's epoch: it rises only when policy or routes changed.
         epoch: u64,
+        /// Ports that the plan names and whose queues were never given: nothing passes there.
+        #[serde(default)]
+        unknown_ports: Vec<PortId>,
     },
     /// The state.
     Report {
@@ -120,7 +142,7 @@ pub enum FromDatapath {
 /// A hint that something happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Event {
+pub(crate) enum Event {
     /// A port's device is gone: its namespace died. Its queues are no longer polled.
     PortGone {
         /// The port.

@@ -1,0 +1,239 @@
+//! Leaves: a value that stands at one key, checked and turned into its domain type.
+
+use super::decode::Value;
+use super::spelling::nearest;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use tidegate_stack::plan::{HostOrdinal, PublicKey, Vni};
+
+/// Longest DNS label (RFC 1035 §2.3.4).
+const MAX_LABEL: usize = 63;
+/// An instance is named `<service>-<n>`, and that must be a label too: room for the hyphen and five digits.
+const MAX_SERVICE: usize = MAX_LABEL - 6;
+/// Longest name of a network device (`IFNAMSIZ` less the final zero).
+const MAX_DEVICE: usize = 15;
+
+/// A feature's switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Switch {
+    /// On where the machine has it.
+    #[default]
+    Auto,
+    /// On; an error where the machine hasn't got it.
+    On,
+    /// Off.
+    Off,
+}
+
+/// What makes `name` no DNS label, in words.
+pub(super) fn label_fault(name: &str) -> Option<String> {
+    let legal = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+    if name.is_empty() {
+        Some("must not be empty".to_owned())
+    } else if name.len() > MAX_LABEL {
+        Some(format!("is longer than {MAX_LABEL} characters"))
+    } else if let Some(letter) = name.chars().find(|letter| !legal(*letter)) {
+        Some(format!(
+            "has {letter:?} in it, and may have only small letters, digits and hyphens"
+        ))
+    } else if name.starts_with('-') || name.ends_with('-') {
+        Some("must not begin or end with a hyphen".to_owned())
+    } else {
+        None
+    }
+}
+
+/// A name: one DNS label, of small letters.
+pub(super) fn label(value: &Value<'_>) -> Option<String> {
+    let name = value.text()?;
+    let Some(fault) = label_fault(name) else {
+        return Some(name.to_owned());
+    };
+    let repaired = name.to_ascii_lowercase().replace(['_', '.', ' '], "-");
+    match label_fault(&repaired) {
+        None => value.refuse_with(fault, format!("`{repaired}` would do")),
+        Some(_) => value.refuse(fault),
+    }
+}
+
+/// A service's name: a label from which `<service>-<n>` can be made, and told apart again.
+pub(super) fn service_name(value: &Value<'_>) -> Option<String> {
+    let name = label(value)?;
+    if name.len() > MAX_SERVICE {
+        return value.refuse(format!(
+            "is longer than {MAX_SERVICE} characters, and instances are named {name}-1, …"
+        ));
+    }
+    match name.rsplit_once('-') {
+        Some((stem, digits)) if digits.chars().all(|letter| letter.is_ascii_digit()) => value.refuse_with(
+            "must not end in a hyphen and digits, as the names of instances do",
+            format!("`{stem}{digits}` would do"),
+        ),
+        Some(_) | None => Some(name),
+    }
+}
+
+/// The name of a network device.
+pub(super) fn device(value: &Value<'_>) -> Option<String> {
+    let name = value.text()?;
+    let legal = |letter: char| letter.is_ascii_graphic() && letter != '/' && letter != ':';
+    if name.len() > MAX_DEVICE {
+        value.refuse(format!(
+            "is longer than the {MAX_DEVICE} characters that a network device's name may have"
+        ))
+    } else if !name.chars().all(legal) || name == "." || name == ".." {
+        value.refuse("isn't the name of a network device")
+    } else {
+        Some(name.to_owned())
+    }
+}
+
+/// Free text of one line.
+pub(super) fn line(value: &Value<'_>) -> Option<String> {
+    let text = value.text()?;
+    if text.chars().any(char::is_control) {
+        return value.refuse("must be one line without control characters");
+    }
+    Some(text.to_owned())
+}
+
+/// A path; a relative one starts from the document's folder.
+pub(super) fn path(value: &Value<'_>) -> Option<PathBuf> {
+    let text = value.text()?;
+    if text.contains('\0') {
+        return value.refuse("isn't a path: it has a zero byte in it");
+    }
+    Some(value.report().folder().join(text))
+}
+
+/// A host's ordinal.
+pub(super) fn ordinal(value: &Value<'_>) -> Option<HostOrdinal> {
+    let number = value.number(HostOrdinal::MIN.into()..=HostOrdinal::MAX.into())?;
+    HostOrdinal::try_from(number).ok()
+}
+
+/// A network's number.
+pub(super) fn vni(value: &Value<'_>) -> Option<Vni> {
+    let number = value.number(Vni::MIN.into()..=Vni::MAX.into())?;
+    Vni::try_from(number).ok()
+}
+
+/// A whole number of 16 bits inside a range.
+pub(super) fn number16(range: std::ops::RangeInclusive<u16>) -> impl Fn(&Value<'_>) -> Option<u16> {
+    move |value| {
+        let number = value.number(u64::from(*range.start())..=u64::from(*range.end()))?;
+        u16::try_from(number).ok()
+    }
+}
+
+/// A feature's switch.
+pub(super) fn switch(value: &Value<'_>) -> Option<Switch> {
+    const LEGAL: [&str; 3] = ["auto", "on", "off"];
+    match value.word()? {
+        "auto" => Some(Switch::Auto),
+        "on" => Some(Switch::On),
+        "off" => Some(Switch::Off),
+        "true" => value.refuse_with("must be auto, on or off", "write `on`"),
+        "false" => value.refuse_with("must be auto, on or off", "write `off`"),
+        other => match nearest(other, &LEGAL) {
+            Some(near) => value.refuse_with("must be auto, on or off", format!("did you mean `{near}`?")),
+            None => value.refuse("must be auto, on or off"),
+        },
+    }
+}
+
+/// An IP address.
+pub(super) fn address(value: &Value<'_>) -> Option<IpAddr> {
+    let text = value.text()?;
+    match text.parse::<IpAddr>() {
+        Ok(address) => Some(address),
+        Err(_) if text.contains('/') => value.refuse_with(
+            format!("`{text}` isn't an address"),
+            "write it without the prefix length, which the segment gives",
+        ),
+        Err(_) => value.refuse(format!("`{text}` isn't an IPv4 or IPv6 address")),
+    }
+}
+
+/// An address that one station can have.
+pub(super) fn station_address(value: &Value<'_>) -> Option<IpAddr> {
+    let address = address(value)?;
+    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    if address.is_unspecified() || address.is_multicast() || broadcast {
+        return value.refuse(format!("`{address}` isn't an address that a host can have"));
+    }
+    Some(address)
+}
+
+/// An address and a port.
+pub(super) fn endpoint(value: &Value<'_>) -> Option<SocketAddr> {
+    let text = value.text()?;
+    let Ok(endpoint) = text.parse::<SocketAddr>() else {
+        return match text.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(address) => value.refuse_with(
+                format!("`{text}` has no port"),
+                format!("write \"{}\"", SocketAddr::new(address, 51820)),
+            ),
+            Err(_) => value.refuse_with(
+                format!("`{text}` isn't an address and a port"),
+                "write \"192.0.2.60:51820\" or \"[2001:db8::60]:51820\"; names aren't looked up here",
+            ),
+        };
+    };
+    let address = endpoint.ip();
+    if endpoint.port() == 0 {
+        value.refuse("has port 0, and a port is 1 to 65535")
+    } else if address.is_unspecified() || address.is_multicast() {
+        value.refuse(format!("`{address}` isn't an address that a peer can have"))
+    } else {
+        Some(endpoint)
+    }
+}
+
+/// A WireGuard public key. The message never repeats what stands there: it may be a private key in the wrong place.
+pub(super) fn public_key(value: &Value<'_>) -> Option<PublicKey> {
+    match value.text()?.parse() {
+        Ok(key) => Some(key),
+        Err(_) => value.refuse_with(
+            "isn't a WireGuard key, which is 32 bytes in base64: 44 characters that end in `=`",
+            "on the other host `tidegate status` or `wg show` prints it",
+        ),
+    }
+}
+
+/// An IPv4 prefix.
+pub(super) fn ipv4_prefix(value: &Value<'_>) -> Option<Ipv4Net> {
+    match prefix(value, "192.0.2.0/24")? {
+        IpNet::V4(prefix) => Some(prefix),
+        IpNet::V6(prefix) => value.refuse(format!("{prefix} is an IPv6 prefix, and must be an IPv4 one")),
+    }
+}
+
+/// An IPv6 prefix.
+pub(super) fn ipv6_prefix(value: &Value<'_>) -> Option<Ipv6Net> {
+    match prefix(value, "2001:db8:1::/64")? {
+        IpNet::V6(prefix) => Some(prefix),
+        IpNet::V4(prefix) => value.refuse(format!("{prefix} is an IPv4 prefix, and must be an IPv6 one")),
+    }
+}
+
+/// A prefix, which must name the network itself: no bits behind its length.
+fn prefix(value: &Value<'_>, example: &str) -> Option<IpNet> {
+    let text = value.text()?;
+    let Ok(prefix) = text.parse::<IpNet>() else {
+        let fault = if text.parse::<IpAddr>().is_ok() {
+            "has no prefix length"
+        } else {
+            "isn't a prefix"
+        };
+        return value.refuse_with(format!("`{text}` {fault}"), format!("such as {example}"));
+    };
+    if prefix.addr() != prefix.network() {
+        return value.refuse_with(
+            format!("{prefix} has bits behind its prefix length"),
+            format!("did you mean {}?", prefix.trunc()),
+        );
+    }
+    Some(prefix)
+}

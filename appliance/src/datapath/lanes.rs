@@ -1,0 +1,480 @@
+//! A shard's lanes: UDP sockets, and the batch of datagrams that each has open.
+//!
+//! Sending: reserve → seal → commit. Datagrams of one stride to one route gather in the lane's batch and leave in one
+//! send (`UDP_SEGMENT`); a shorter datagram may only be the last, so it closes the batch, and so does another stride
+//! or route. Where the kernel or the device doesn't segment, the same batch leaves datagram by datagram.
+//! Receiving: some messages at a time, each a run of datagrams from one source (`UDP_GRO`).
+
+use crate::seam::LaneFeatures;
+use crate::sys::epoll::Poller;
+use crate::sys::lane_socket;
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, OwnedFd};
+use tidegate_stack::egress::{Route, Slot};
+use tidegate_stack::shard::Datagrams;
+use tidegate_stack::wire::Ecn;
+
+/// Most datagrams of a batch (`UDP_MAX_SEGMENTS` of the first kernels that segment).
+const BATCH_DATAGRAMS: usize = 64;
+/// Most bytes of a batch: the largest UDP payload over IPv4.
+const BATCH_BYTES: usize = 65_507;
+/// Messages of one receive. More would be colder in the cache when their turn comes, and gain nothing.
+const MESSAGES: usize = 8;
+/// Room for a message: whatever `UDP_GRO` glues.
+const MESSAGE_BYTES: usize = 65_536;
+/// How long a full socket is waited for before a batch is given up.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 1_000_000,
+};
+
+/// One lane's socket.
+pub(super) struct Lane {
+    socket: OwnedFd,
+    state: UdpSocketState,
+    /// The socket is of the IPv6 family and carries IPv4 in mapped addresses.
+    mapped: bool,
+    dont_fragment: bool,
+    segmentation: bool,
+    batch: Batch,
+    lost: u64,
+}
+
+/// Datagrams that wait to leave together.
+struct Batch {
+    buffer: Box<[u8]>,
+    used: usize,
+    datagrams: usize,
+    stride: usize,
+    /// Address as the socket wants it, and congestion field; `None` before the first reservation.
+    destination: Option<(SocketAddr, Ecn)>,
+}
+
+/// Room for datagrams at the end of a lane's batch.
+pub(super) struct Room<'a> {
+    lane: &'a mut Lane,
+    length: usize,
+    /// What is committed here is shorter than the batch's stride and must be its last.
+    closes: bool,
+}
+
+/// Where received messages are put.
+pub(super) struct Arrivals {
+    buffer: Box<[u8]>,
+    meta: [RecvMeta; MESSAGES],
+    count: usize,
+}
+
+/// All lanes of a shard, by number.
+pub(super) struct Lanes {
+    lanes: Vec<Lane>,
+}
+
+impl Lane {
+    /// Takes a lane's socket.
+    pub(super) fn new(socket: OwnedFd, features: LaneFeatures) -> io::Result<Self> {
+        // quinn-udp switches DF and GRO on; what the socket was made with, and the features, have the last word.
+        let dont_fragment = lane_socket::dont_fragment(socket.as_fd())?;
+        let state = UdpSocketState::new((&socket).into())?;
+        if !dont_fragment {
+            lane_socket::set_dont_fragment(socket.as_fd(), false)?;
+        }
+        if !features.gro && state.gro_segments() > 1 {
+            lane_socket::set_gro(socket.as_fd(), false)?;
+        }
+        Ok(Self {
+            mapped: lane_socket::is_ipv6(socket.as_fd())?,
+            segmentation: features.gso && state.max_gso_segments() > 1,
+            dont_fragment,
+            state,
+            socket,
+            batch: Batch {
+                buffer: vec![0; BATCH_BYTES].into_boxed_slice(),
+                used: 0,
+                datagrams: 0,
+                stride: 0,
+                destination: None,
+            },
+            lost: 0,
+        })
+    }
+
+    fn reserve(&mut self, route: &Route, stride: usize, count: usize) -> Option<Room<'_>> {
+        if stride == 0 || stride > BATCH_BYTES || count == 0 {
+            return None;
+        }
+        let destination = (self.address(route.endpoint)?, route.ecn);
+        if !self.batch.takes(destination, stride, count) {
+            self.send();
+            self.batch.destination = Some(destination);
+            self.batch.stride = stride;
+        }
+        let closes = stride < self.batch.stride;
+        let room = self.batch.room().min(count);
+        Some(Room {
+            length: room * stride,
+            lane: self,
+            closes,
+        })
+    }
+
+    /// The endpoint as this socket writes it; `None` when it can't reach its family.
+    fn address(&self, endpoint: SocketAddr) -> Option<SocketAddr> {
+        match (endpoint, self.mapped) {
+            (SocketAddr::V4(endpoint), true) => Some(SocketAddr::new(
+                IpAddr::V6(endpoint.ip().to_ipv6_mapped()),
+                endpoint.port(),
+            )),
+            (SocketAddr::V4(_), false) | (SocketAddr::V6(_), true) => Some(endpoint),
+            (SocketAddr::V6(_), false) => None,
+        }
+    }
+
+    /// Sends the open batch.
+    fn send(&mut self) {
+        let used = std::mem::take(&mut self.batch.used);
+        let datagrams = std::mem::take(&mut self.batch.datagrams);
+        let (Some((destination, ecn)), Some(bytes)) =
+            (self.batch.destination.take(), self.batch.buffer.get(..used))
+        else {
+            return;
+        };
+        let stride = self.batch.stride;
+        if bytes.is_empty() {
+            return;
+        }
+        if datagrams > 1 && self.segmentation {
+            match self.transmit(destination, ecn, bytes, Some(stride)) {
+                Ok(()) => return,
+                Err(error) if self.is_refused_segmentation(&error) => {}
+                Err(_) => {
+                    self.lost += datagrams as u64;
+                    return;
+                }
+            }
+        }
+        let mut sent = 0;
+        for datagram in bytes.chunks(stride) {
+            match self.transmit(destination, ecn, datagram, None) {
+                Ok(()) => sent += 1,
+                Err(_) => self.lost += 1,
+            }
+        }
+        if sent > 1 && self.segmentation && self.dont_fragment {
+            // What was refused as a run went through one by one: the device can't segment.
+            tracing::warn!("the kernel refused UDP segmentation on a lane; datagrams now leave one by one");
+            self.segmentation = false;
+        }
+    }
+
+    /// Whether a run was refused for being one: a device without the offload (EIO, EINVAL), or datagrams that must be
+    /// fragmented outside, which excludes segmentation (EMSGSIZE, EINVAL).
+    fn is_refused_segmentation(&self, error: &io::Error) -> bool {
+        match error.raw_os_error() {
+            Some(libc::EIO | libc::EINVAL) => true,
+            Some(libc::EMSGSIZE) => !self.dont_fragment,
+            Some(_) | None => false,
+        }
+    }
+
+    fn transmit(
+        &self,
+        destination: SocketAddr,
+        ecn: Ecn,
+        contents: &[u8],
+        segment_size: Option<usize>,
+    ) -> io::Result<()> {
+        let transmit = Transmit {
+            destination,
+            ecn: EcnCodepoint::from_bits(ecn.bits()),
+            contents,
+            segment_size,
+            src_ip: None,
+        };
+        match self.state.try_send((&self.socket).into(), &transmit) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut sockets = [PollFd::new(&self.socket, PollFlags::OUT)];
+                // Whether it became writable, the second try tells.
+                let _ = poll(&mut sockets, Some(&PATIENCE));
+                self.state.try_send((&self.socket).into(), &transmit)
+            }
+            other => other,
+        }
+    }
+
+    fn receive(&self, arrivals: &mut Arrivals) -> io::Result<usize> {
+        arrivals.count = 0;
+        let mut buffers = arrivals.buffer.chunks_exact_mut(MESSAGE_BYTES);
+        let mut slices: [IoSliceMut<'_>; MESSAGES] =
+            std::array::from_fn(|_| IoSliceMut::new(buffers.next().unwrap_or_default()));
+        let count = self
+            .state
+            .recv((&self.socket).into(), &mut slices, &mut arrivals.meta)?;
+        arrivals.count = count;
+        Ok(count)
+    }
+}
+
+impl Batch {
+    /// Whether datagrams of `stride` to `destination` may be appended.
+    fn takes(&self, destination: (SocketAddr, Ecn), stride: usize, count: usize) -> bool {
+        if self.used == 0 || self.destination != Some(destination) || self.room() == 0 {
+            return false;
+        }
+        // One shorter datagram fits at the end: the tail of a super-packet, a lone acknowledgement.
+        stride == self.stride || (stride < self.stride && count == 1)
+    }
+
+    /// How many more datagrams of its stride fit.
+    fn room(&self) -> usize {
+        let bytes = (BATCH_BYTES - self.used).checked_div(self.stride).unwrap_or(0);
+        bytes.min(BATCH_DATAGRAMS - self.datagrams)
+    }
+}
+
+impl Slot for Room<'_> {
+    fn buffer(&mut self) -> &mut [u8] {
+        let start = self.lane.batch.used;
+        self.lane
+            .batch
+            .buffer
+            .get_mut(start..start + self.length)
+            .unwrap_or_default()
+    }
+
+    fn commit(self, used: usize) {
+        let used = used.min(self.length);
+        if used == 0 {
+            return;
+        }
+        let batch = &mut self.lane.batch;
+        batch.used += used;
+        batch.datagrams += used.div_ceil(batch.stride);
+        if self.closes || !used.is_multiple_of(batch.stride) || batch.room() == 0 {
+            self.lane.send();
+        }
+    }
+}
+
+impl Arrivals {
+    /// Messages of one receive.
+    pub(super) const CAPACITY: usize = MESSAGES;
+
+    /// Room for the messages of one receive.
+    pub(super) fn new() -> Self {
+        Self {
+            buffer: vec![0; MESSAGES * MESSAGE_BYTES].into_boxed_slice(),
+            meta: [RecvMeta::default(); MESSAGES],
+            count: 0,
+        }
+    }
+
+    /// The messages of the last receive.
+    pub(super) fn messages(&self, lane: usize) -> impl Iterator<Item = Datagrams<'_>> {
+        let buffers = self.buffer.chunks_exact(MESSAGE_BYTES);
+        let received = self.meta.iter().take(self.count).zip(buffers);
+        received.filter_map(move |(meta, buffer)| {
+            Some(Datagrams {
+                lane,
+                source: canonical(meta.addr),
+                ecn: meta.ecn.map_or(Ecn::NotCapable, |ecn| Ecn::from_bits(ecn as u8)),
+                // An empty datagram has no stride that a run could be cut by.
+                stride: meta.stride.max(1),
+                bytes: buffer.get(..meta.len)?,
+            })
+        })
+    }
+}
+
+impl Lanes {
+    /// No lanes.
+    pub(super) fn new() -> Self {
+        Self { lanes: Vec::new() }
+    }
+
+    /// Takes the place of all former lanes, and polls the new ones with tokens from `first_token`.
+    pub(super) fn replace(&mut self, lanes: Vec<Lane>, first_token: u64, poller: &Poller) -> io::Result<()> {
+        for lane in self.lanes.drain(..) {
+            poller.remove(lane.socket.as_fd())?;
+        }
+        self.lanes = lanes;
+        for (token, lane) in (first_token..).zip(&self.lanes) {
+            poller.add(lane.socket.as_fd(), token)?;
+        }
+        Ok(())
+    }
+
+    /// Room in a lane's batch; what is in the way is sent first.
+    pub(super) fn reserve(&mut self, route: &Route, stride: usize, count: usize) -> Option<Room<'_>> {
+        self.lanes.get_mut(route.lane)?.reserve(route, stride, count)
+    }
+
+    /// Sends every open batch.
+    pub(super) fn send(&mut self) {
+        for lane in &mut self.lanes {
+            lane.send();
+        }
+    }
+
+    /// Receives from a lane: how many messages, zero when nothing waits.
+    pub(super) fn receive(&self, lane: usize, arrivals: &mut Arrivals) -> usize {
+        let Some(lane) = self.lanes.get(lane) else {
+            return 0;
+        };
+        // An error that a former datagram left (ICMP) is told once and then gone: the next turn reads on.
+        lane.receive(arrivals).unwrap_or(0)
+    }
+
+    /// Datagrams that no socket took.
+    pub(super) fn lost(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.lost).sum()
+    }
+}
+
+/// An address as plans and peers write it: IPv4 never mapped, no flow label.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(_) => address,
+        SocketAddr::V6(address) => match address.ip().to_canonical() {
+            IpAddr::V4(ip) => SocketAddr::new(IpAddr::V4(ip), address.port()),
+            IpAddr::V6(ip) => SocketAddr::V6(SocketAddrV6::new(ip, address.port(), 0, address.scope_id())),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+    use std::time::{Duration, Instant};
+
+    fn lanes(features: LaneFeatures) -> (Lanes, u16) {
+        let listen = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+        let socket = lane_socket::bind(listen, true).unwrap();
+        let socket = UdpSocket::from(socket);
+        let port = socket.local_addr().unwrap().port();
+        let lane = Lane::new(socket.into(), features).unwrap();
+        (Lanes { lanes: vec![lane] }, port)
+    }
+
+    fn route(ip: IpAddr, port: u16, ecn: Ecn) -> Route {
+        Route {
+            lane: 0,
+            endpoint: SocketAddr::new(ip, port),
+            ecn,
+        }
+    }
+
+    fn write(lanes: &mut Lanes, route: &Route, stride: usize, datagrams: &[&[u8]]) {
+        let mut slot = lanes.reserve(route, stride, datagrams.len()).unwrap();
+        let bytes = datagrams.concat();
+        slot.buffer()[..bytes.len()].copy_from_slice(&bytes);
+        slot.commit(bytes.len());
+    }
+
+    /// Everything that arrives within a second, until `count` datagrams are there.
+    fn receive(lanes: &Lanes, count: usize) -> Vec<(SocketAddr, Ecn, Vec<u8>)> {
+        let mut arrivals = Arrivals::new();
+        let mut received = Vec::new();
+        let end = Instant::now() + Duration::from_secs(1);
+        while received.len() < count && Instant::now() < end {
+            if lanes.receive(0, &mut arrivals) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
+            for message in arrivals.messages(0) {
+                for datagram in message.bytes.chunks(message.stride) {
+                    received.push((message.source, message.ecn, datagram.to_vec()));
+                }
+            }
+        }
+        received
+    }
+
+    #[test]
+    fn a_run_arrives_whole_over_both_families_with_and_without_offloads() {
+        for gso in [true, false] {
+            for gro in [true, false] {
+                for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+                    let (mut sender, source) = lanes(LaneFeatures { gso, gro });
+                    let (receiver, port) = lanes(LaneFeatures { gso, gro });
+                    let route = route(ip, port, Ecn::Capable0);
+                    let full: Vec<Vec<u8>> = (0..40).map(|index| vec![index; 1000]).collect();
+                    let full: Vec<&[u8]> = full.iter().map(Vec::as_slice).collect();
+                    write(&mut sender, &route, 1000, &full);
+                    write(&mut sender, &route, 300, &[&[99; 300]]);
+                    assert_eq!(
+                        sender.lanes[0].batch.used, 0,
+                        "a shorter datagram closes the batch"
+                    );
+                    let received = receive(&receiver, 41);
+                    assert_eq!(received.len(), 41, "gso {gso} gro {gro} {ip}");
+                    for (expected, (from, ecn, bytes)) in full.iter().chain([&&[99; 300][..]]).zip(&received)
+                    {
+                        assert_eq!(*from, SocketAddr::new(ip, source));
+                        assert_eq!(*ecn, Ecn::Capable0);
+                        assert_eq!(bytes, expected);
+                    }
+                    assert_eq!(sender.lost(), 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_dropped_or_empty_slot_sends_nothing() {
+        let (mut sender, _) = lanes(LaneFeatures::default());
+        let (receiver, port) = lanes(LaneFeatures::default());
+        let route = route(Ipv4Addr::LOCALHOST.into(), port, Ecn::NotCapable);
+        write(&mut sender, &route, 200, &[&[1; 200]]);
+        sender.reserve(&route, 200, 4).unwrap().buffer().fill(7);
+        sender.reserve(&route, 100, 1).unwrap().commit(0);
+        assert_eq!(sender.lanes[0].batch.used, 200);
+        write(&mut sender, &route, 200, &[&[2; 200]]);
+        sender.send();
+        let received = receive(&receiver, 2);
+        let bytes: Vec<_> = received.into_iter().map(|(_, _, bytes)| bytes).collect();
+        assert_eq!(bytes, [vec![1; 200], vec![2; 200]]);
+    }
+
+    #[test]
+    fn another_route_or_a_longer_stride_sends_what_is_open() {
+        let (mut sender, _) = lanes(LaneFeatures::default());
+        let (receiver, port) = lanes(LaneFeatures::default());
+        let plain = route(Ipv4Addr::LOCALHOST.into(), port, Ecn::NotCapable);
+        let marked = route(Ipv4Addr::LOCALHOST.into(), port, Ecn::Congested);
+        write(&mut sender, &plain, 200, &[&[1; 200]]);
+        write(&mut sender, &marked, 200, &[&[2; 200]]);
+        write(&mut sender, &marked, 500, &[&[3; 500]]);
+        sender.send();
+        let received = receive(&receiver, 3);
+        let seen: Vec<_> = received
+            .iter()
+            .map(|(_, ecn, bytes)| (*ecn, bytes.len()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (Ecn::NotCapable, 200),
+                (Ecn::Congested, 200),
+                (Ecn::Congested, 500)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_batch_holds_no_more_than_one_send_takes() {
+        let (mut sender, _) = lanes(LaneFeatures::default());
+        let route = route(Ipv4Addr::LOCALHOST.into(), 9, Ecn::NotCapable);
+        let length = |slot: Option<Room<'_>>| slot.map(|slot| slot.length);
+        assert_eq!(length(sender.reserve(&route, 100, 1000)), Some(6400));
+        assert_eq!(length(sender.reserve(&route, 1472, 1000)), Some(44 * 1472));
+        assert_eq!(length(sender.reserve(&route, 0, 1)), None);
+        assert_eq!(length(sender.reserve(&route, BATCH_BYTES + 1, 1)), None);
+        let elsewhere = Route { lane: 1, ..route };
+        assert_eq!(length(sender.reserve(&elsewhere, 100, 1)), None);
+    }
+}

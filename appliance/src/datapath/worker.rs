@@ -1,0 +1,329 @@
+//! A shard's thread: waits, runs one turn, waits again. What a turn is stands in [`super`].
+//!
+//! Nothing here waits for another thread, takes a lock or allocates while packets pass; mail is read only when the
+//! waker says that there is some.
+
+use super::lanes::{Arrivals, Lane, Lanes};
+use super::outputs::Outputs;
+use super::ports::{Port, Ports, Read};
+use crate::seam::Event;
+use crate::sys::clock;
+use crate::sys::epoll::{Poller, Waker};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tidegate_stack::drop::DropReason;
+use tidegate_stack::frame::Batch;
+use tidegate_stack::plan::PortId;
+use tidegate_stack::shard::{Shard, ShardConfig};
+use tidegate_stack::snapshot::Snapshot;
+use tidegate_stack::stats::{DropReport, Report};
+use tidegate_stack::time::Instant;
+
+/// Packets that a turn takes from one port (a super-packet counts as one) before it looks at the others.
+const PORT_PACKETS: usize = 32;
+/// Bytes that a turn takes from one lane before it looks at the others.
+const LANE_BYTES: usize = 1 << 20;
+/// Receives that a turn makes on one lane: the bound where every message is a single datagram.
+const LANE_RECEIVES: usize = 32;
+/// Descriptors that one wait tells of; the rest are still ready at the next.
+const READY: usize = 64;
+/// Mail that may wait. The control thread sends one piece and waits for the answer.
+const MAIL: usize = 2;
+/// How long the control thread waits for an answer. A turn lasts milliseconds: a shard that is later is broken.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Tokens: a port's is its number, a lane's starts at `LANES`.
+const LANES: u64 = 1 << 32;
+const WAKER: u64 = 1 << 33;
+
+/// What the control thread asks of a shard. Every piece has one answer.
+pub(super) enum Mail {
+    /// Put a snapshot in force and poll these ports, in order, and no others. Answer: [`Reply::Installed`].
+    Install {
+        /// The snapshot.
+        snapshot: Arc<Snapshot>,
+        /// The ports that it names.
+        ports: Vec<PortId>,
+    },
+    /// Take these lanes in place of the former ones. Answer: [`Reply::Done`].
+    SetLanes {
+        /// The lanes, by number.
+        lanes: Vec<Lane>,
+        /// Whether what comes out of tunnels is glued to super-packets.
+        glue: bool,
+    },
+    /// Take a port's queue. Answer: [`Reply::Done`].
+    AddPort(Port),
+    /// Close a port's queue. Answer: [`Reply::Done`].
+    RemovePort(PortId),
+    /// Tell the state. Answer: [`Reply::Report`].
+    Report,
+    /// End after this turn. Answer: [`Reply::Done`].
+    Stop,
+}
+
+/// A shard's answer.
+pub(super) enum Reply {
+    /// The snapshot is in force; the former one is dropped by whoever gets it.
+    Installed {
+        /// The former snapshot.
+        former: Option<Arc<Snapshot>>,
+    },
+    /// Done.
+    Done,
+    /// The kernel refused.
+    Failed(io::Error),
+    /// The state.
+    Report(Box<Report>),
+}
+
+/// Where a shard tells what happened.
+#[derive(Clone)]
+pub(super) struct Events {
+    /// The queue: bounded, and what doesn't fit is lost (events are hints).
+    pub(super) sender: SyncSender<Event>,
+    /// Wakes the control thread.
+    pub(super) waker: Arc<Waker>,
+}
+
+/// The control thread's end of a shard.
+pub(super) struct Mailbox {
+    mail: SyncSender<Mail>,
+    replies: Receiver<Reply>,
+    waker: Waker,
+    thread: JoinHandle<()>,
+}
+
+/// A shard and all that it works with.
+struct Worker {
+    shard: Shard,
+    outputs: Outputs,
+    batch: Batch,
+    arrivals: Arrivals,
+    poller: Poller,
+    waker: Waker,
+    mail: Receiver<Mail>,
+    replies: SyncSender<Reply>,
+    events: Events,
+    stopping: bool,
+}
+
+impl Mailbox {
+    /// Starts the thread of shard `number`. When it fails or panics, the whole process ends: whoever started it starts
+    /// it anew, and the agent hands over the descriptors that it keeps.
+    pub(super) fn spawn(number: usize, config: ShardConfig, events: Events) -> io::Result<Self> {
+        let (mail, incoming) = sync_channel(MAIL);
+        let (outgoing, replies) = sync_channel(MAIL);
+        let waker = Waker::new()?;
+        let handle = waker.try_clone()?;
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{number}"))
+            .spawn(move || {
+                let run = || Worker::new(config, handle, incoming, outgoing, events)?.run();
+                match catch_unwind(AssertUnwindSafe(run)) {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => {
+                        tracing::error!(shard = number, %error, "a shard failed; the datapath ends")
+                    }
+                    Err(_) => tracing::error!(shard = number, "a shard panicked; the datapath ends"),
+                }
+                std::process::abort();
+            })?;
+        Ok(Self {
+            mail,
+            replies,
+            waker,
+            thread,
+        })
+    }
+
+    /// Sends a piece of mail; its answer must be taken with [`Mailbox::answer`] before the next.
+    pub(super) fn send(&self, mail: Mail) -> io::Result<()> {
+        self.mail.send(mail).map_err(|_| ended())?;
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// Waits for the answer.
+    pub(super) fn answer(&self) -> io::Result<Reply> {
+        self.replies.recv_timeout(ANSWER).map_err(|error| match error {
+            RecvTimeoutError::Timeout => io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("a shard gave no answer for {} s", ANSWER.as_secs()),
+            ),
+            RecvTimeoutError::Disconnected => ended(),
+        })
+    }
+
+    /// Waits until the thread, told to stop, has ended.
+    pub(super) fn join(self) {
+        // A thread that panicked has ended the process.
+        let _ = self.thread.join();
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "a shard's thread has ended")
+}
+
+impl Worker {
+    fn new(
+        config: ShardConfig,
+        waker: Waker,
+        mail: Receiver<Mail>,
+        replies: SyncSender<Reply>,
+        events: Events,
+    ) -> io::Result<Self> {
+        let poller = Poller::new(READY)?;
+        poller.add(waker.as_fd(), WAKER)?;
+        Ok(Self {
+            shard: Shard::new(config),
+            outputs: Outputs {
+                ports: Ports::new(),
+                lanes: Lanes::new(),
+            },
+            batch: Batch::new(PORT_PACKETS),
+            arrivals: Arrivals::new(),
+            poller,
+            waker,
+            mail,
+            replies,
+            events,
+            stopping: false,
+        })
+    }
+
+    fn run(mut self) -> io::Result<()> {
+        let mut now = clock::now();
+        while !self.stopping {
+            let due = self.shard.poll_timeout();
+            self.poller.wait(due.map(|due| due.saturating_since(now)))?;
+            now = clock::now();
+            self.turn(now);
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let mut mailed = false;
+        for index in 0..self.poller.ready() {
+            let Some(readiness) = self.poller.readiness(index) else {
+                continue;
+            };
+            match readiness.token {
+                WAKER => mailed = true,
+                token if token >= LANES => self.drain_lane((token - LANES) as usize, now),
+                // An error on a TUN queue means one thing: its device is gone.
+                token if readiness.broken => self.outputs.ports.note_gone(PortId(token as u32)),
+                token => self.drain_port(PortId(token as u32), now),
+            }
+        }
+        if self.shard.poll_timeout().is_some_and(|due| due <= now) {
+            self.shard.handle_timeout(now, &mut self.outputs);
+        }
+        self.shard.flush(now, &mut self.outputs);
+        self.outputs.lanes.send();
+        while let Some(port) = self.outputs.ports.poll_gone(&self.poller) {
+            self.tell(Event::PortGone { port });
+        }
+        if mailed {
+            self.waker.rest();
+            while let Ok(mail) = self.mail.try_recv() {
+                let reply = self.obey(mail, now);
+                // The queue has room for the answers of all mail that fits in the other one.
+                let _ = self.replies.send(reply);
+            }
+        }
+    }
+
+    fn drain_port(&mut self, port: PortId, now: Instant) {
+        let mut left = PORT_PACKETS;
+        while left > 0 {
+            self.batch.clear();
+            let read = self.outputs.ports.read(port, &mut self.batch);
+            if !self.batch.is_empty() {
+                left = left.saturating_sub(self.batch.filled().len());
+                self.shard
+                    .handle_port(port, &mut self.batch, now, &mut self.outputs);
+            }
+            match read {
+                Read::More if self.batch.is_empty() => return,
+                Read::More => {}
+                Read::Drained => return,
+                Read::Gone => return self.outputs.ports.note_gone(port),
+            }
+        }
+    }
+
+    fn drain_lane(&mut self, lane: usize, now: Instant) {
+        let mut bytes = 0;
+        for _ in 0..LANE_RECEIVES {
+            let received = self.outputs.lanes.receive(lane, &mut self.arrivals);
+            for message in self.arrivals.messages(lane) {
+                bytes += message.bytes.len();
+                self.shard.handle_lane(message, now, &mut self.outputs);
+            }
+            // A receive that wasn't filled has emptied the socket; what came since is told by the next wait.
+            if received < Arrivals::CAPACITY || bytes >= LANE_BYTES {
+                return;
+            }
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        if self.events.sender.try_send(event).is_ok() {
+            self.events.waker.wake();
+        }
+    }
+
+    fn obey(&mut self, mail: Mail, now: Instant) -> Reply {
+        let outputs = &mut self.outputs;
+        let done = match mail {
+            Mail::Install { snapshot, ports } => {
+                if let Err(error) = outputs.ports.poll_only(ports, &self.poller) {
+                    return Reply::Failed(error);
+                }
+                let former = self.shard.install(snapshot, now, outputs);
+                outputs.lanes.send();
+                return Reply::Installed { former };
+            }
+            Mail::SetLanes { lanes, glue } => {
+                self.shard.set_glue(glue);
+                outputs.lanes.replace(lanes, LANES, &self.poller)
+            }
+            Mail::AddPort(port) => outputs.ports.add(port, &self.poller),
+            Mail::RemovePort(port) => outputs.ports.remove(port, &self.poller),
+            Mail::Report => return Reply::Report(Box::new(self.report())),
+            Mail::Stop => {
+                self.stopping = true;
+                Ok(())
+            }
+        };
+        match done {
+            Ok(()) => Reply::Done,
+            Err(error) => Reply::Failed(error),
+        }
+    }
+
+    /// The shard's state, and what it gave to sockets that didn't take it.
+    fn report(&self) -> Report {
+        let mut report = self.shard.report();
+        let lost = self.outputs.lanes.lost();
+        let reason = DropReason::SendFailed;
+        match report.drops.iter_mut().find(|drop| drop.reason == reason) {
+            Some(drop) => drop.packets += lost,
+            None if lost > 0 => report.drops.push(DropReport {
+                reason,
+                packets: lost,
+                last: None,
+            }),
+            None => {}
+        }
+        report
+    }
+}
