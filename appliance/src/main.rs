@@ -7,6 +7,7 @@ mod agent;
 mod cli;
 mod config;
 mod datapath;
+mod lab;
 mod seam;
 mod supervisor;
 mod sys;

@@ -93,6 +93,7 @@ impl Agent {
             namespace,
             interface: query.interface.clone(),
             mtu: reconcile::instance_mtu(&self.host, self.underlay.mtu),
+            offloads: self.host.datapath.features.vnet_header != Switch::Off,
             memberships,
         };
         let queues = self.greeting.as_ref().map_or(1, |greeting| greeting.shards);
@@ -124,12 +125,12 @@ impl Agent {
                 queues.len()
             )));
         }
-        if let Some(error) = queues.iter().find_map(|queue| tun::features(queue.as_fd()).err()) {
-            return Err(Refusal::because(format!(
-                "what came isn't a queue of a TUN device: {error}"
-            )));
-        }
-        let attachment = reservation.attachment.clone();
+        let features: Result<Vec<_>, _> = queues.iter().map(|queue| tun::features(queue.as_fd())).collect();
+        let features = features
+            .map_err(|error| Refusal::because(format!("what came isn't a queue of a TUN device: {error}")))?;
+        let mut attachment = reservation.attachment.clone();
+        // What the device is, not what was wished for.
+        attachment.offloads = features.iter().all(|features| features.vnet_header);
         self.wait_for_datapath().await?;
         self.datapath
             .add_port(attachment.port, &attachment.interface, &queues)
@@ -341,7 +342,7 @@ impl Agent {
         queues: u32,
     ) -> Prepared {
         let features = &self.host.datapath.features;
-        let vnet_header = features.vnet_header != Switch::Off;
+        let vnet_header = attachment.offloads;
         let networks = attachment.memberships.iter().map(|membership| PreparedNetwork {
             ipv4: membership.ipv4,
             ipv6: membership.ipv6,
@@ -360,7 +361,7 @@ impl Agent {
             queues,
             mtu: attachment.mtu.get(),
             vnet_header,
-            segmentation: vnet_header && features.gso != Switch::Off,
+            segmentation: vnet_header,
             multi_queue: features.multi_queue != Switch::Off,
             networks: networks.collect(),
             search,

@@ -118,8 +118,8 @@ impl InstanceKeys {
 fn no_namespace(keys: &InstanceKeys, error: &std::io::Error) -> Failure {
     let problem = format!("the network namespace {} can't be opened: {error}", keys.netns);
     match error.kind() {
-        ErrorKind::NotFound => Failure::NotFound(vec![problem + "; `ip netns list` shows those with a name"]),
-        _ => Failure::Refused(vec![problem]),
+        ErrorKind::NotFound => Failure::NotFound(problem + "; `ip netns list` shows those with a name"),
+        _ => Failure::Refused(problem),
     }
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn apply(places: &Places, form: Form, arguments: &Apply) -> anyhow::R
     let (documents, problems): (Vec<_>, Vec<_>) = read.into_iter().partition(Result::is_ok);
     let problems: Vec<_> = problems.into_iter().filter_map(Result::err).collect();
     if !problems.is_empty() {
-        return Err(Failure::Refused(problems).into());
+        return Err(Failure::Refused(problems.join("\n")).into());
     }
     let documents = documents.into_iter().flatten().collect();
     match AgentClient::connect(&places.agent_socket())?.ask(&Request::Apply { documents }, &[])? {

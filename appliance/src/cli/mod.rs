@@ -7,11 +7,11 @@ mod attach;
 pub(crate) mod client;
 mod doctor;
 mod documents;
+mod lab;
 mod observe;
 pub(crate) mod output;
 
-use crate::{agent, supervisor};
-
+use crate::{agent, datapath, supervisor};
 use clap::{Args, Parser, Subcommand};
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -91,7 +91,11 @@ enum Verb {
     #[command(after_help = "Example:\n  tidegate run --config host.yaml")]
     Run,
     /// Runs the agent: the process that decides. It finds the datapath by its socket.
+    #[command(after_help = "Example:\n  tidegate agent --config /etc/tidegate/host.yaml")]
     Agent,
+    /// Runs the datapath: the process that carries packets. It waits for an agent.
+    #[command(after_help = "Example:\n  tidegate datapath --run-dir /run/tidegate")]
+    Datapath,
     /// Puts application documents in force.
     Apply(documents::Apply),
     /// Takes an application out of force.
@@ -113,17 +117,18 @@ enum Verb {
     /// Looks at this machine: what keeps tidegate from running well.
     #[command(after_help = "Example:\n  tidegate doctor --config host.yaml")]
     Doctor,
+    Lab(lab::LabVerb),
 }
 
 /// A verb that didn't do what was asked, and the exit code that says so. Any other error exits with 1.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// Refused or failed, one line per problem: exit code 1.
-    #[error("{}", .0.join("\n"))]
-    Refused(Vec<String>),
+    #[error("{0}")]
+    Refused(String),
     /// What was named doesn't exist: exit code 3.
-    #[error("{}", .0.join("\n"))]
-    NotFound(Vec<String>),
+    #[error("{0}")]
+    NotFound(String),
     /// No agent answers: exit code 4.
     #[error("{0}")]
     NoAgent(String),
@@ -149,9 +154,7 @@ pub(crate) fn main() -> ExitCode {
             let failure = error.downcast_ref::<Failure>();
             // Lines of a document's problems begin with their file, as editors expect them.
             match failure {
-                Some(Failure::Refused(problems)) if problems.len() > 1 => {
-                    output::diagnostic(problems.join("\n"))
-                }
+                Some(Failure::Refused(problems)) if problems.contains('\n') => output::diagnostic(problems),
                 _ => output::diagnostic(format_args!("tidegate: {error:#}")),
             }
             ExitCode::from(failure.map_or(1, Failure::exit_code))
@@ -171,6 +174,13 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             supervisor::end_with_supervisor();
             agent::run(&places)?;
         }
+        Verb::Datapath => {
+            supervisor::end_with_supervisor();
+            datapath::run(&datapath::Options {
+                run_dir: places.run_dir,
+            })?;
+        }
+        Verb::Lab(verb) => return lab::run(verb, form),
         Verb::Apply(arguments) => documents::apply(&places, form, &arguments)?,
         Verb::Delete(arguments) => documents::delete(&places, form, &arguments)?,
         Verb::Show(arguments) => documents::show(&places, form, &arguments)?,

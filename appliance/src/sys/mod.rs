@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 pub(crate) mod epoll;
 pub(crate) mod ethtool;
+pub(crate) mod interruption;
 pub(crate) mod lane_socket;
 pub(crate) mod memfd;
 pub(crate) mod netlink;

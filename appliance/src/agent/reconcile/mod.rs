@@ -74,6 +74,8 @@ pub(crate) struct Attachment {
     pub(crate) interface: String,
     /// The device's MTU.
     pub(crate) mtu: Mtu,
+    /// Whether the device's packets have a virtio header: super-packets and partial checksums can pass.
+    pub(crate) offloads: bool,
     /// The addresses that were set inside.
     pub(crate) memberships: Vec<Membership>,
 }
@@ -336,6 +338,7 @@ fn instances(
                 ipv6,
             }],
             mtu: attachment.mtu,
+            offloads: attachment.offloads,
         });
     }
     instances

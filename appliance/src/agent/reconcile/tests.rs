@@ -55,6 +55,7 @@ impl World {
             },
             interface: "eth0".to_owned(),
             mtu: instance_mtu(&self.host, self.underlay_mtu),
+            offloads: true,
             memberships: Vec::new(),
         });
     }
