@@ -4,7 +4,7 @@
 //! other verb talks to the agent or builds a lab. `cli` reads which.
 
 mod cli;
-pub mod config;
+mod config;
 mod datapath;
 mod lab;
 mod seam;
