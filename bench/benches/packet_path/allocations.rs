@@ -32,12 +32,17 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// Prints how often one iteration allocates, once it has warmed up.
-#[expect(clippy::print_stdout, reason = "criterion prints beside it")]
 pub(crate) fn per_iteration<T>(name: &str, mut iteration: impl FnMut() -> T) {
+    per_input(name, [(), ()], |()| iteration());
+}
+
+/// The same, for an iteration that uses up its input.
+#[expect(clippy::print_stdout, reason = "criterion prints beside it")]
+pub(crate) fn per_input<I, T>(name: &str, [first, second]: [I; 2], mut iteration: impl FnMut(I) -> T) {
     // What was made on the first round is not made again. The result is dropped after it was counted.
-    drop(iteration());
+    drop(iteration(first));
     let before = COUNT.load(Ordering::Relaxed);
-    let result = iteration();
+    let result = iteration(second);
     let count = COUNT.load(Ordering::Relaxed) - before;
     drop(result);
     println!("{name:<36} {count} allocations");
