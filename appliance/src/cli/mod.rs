@@ -3,6 +3,7 @@
 //! One file per group of verbs. Text goes to standard output, diagnostics to standard error; exit codes are in
 //! [`Failure`].
 
+mod lab;
 pub(crate) mod output;
 
 use clap::{Args, Parser, Subcommand};
@@ -73,7 +74,9 @@ impl Places {
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {}
+enum Verb {
+    Lab(lab::LabVerb),
+}
 
 /// A verb that didn't do what was asked, and the exit code that says so. Any other error exits with 1.
 #[derive(Debug, thiserror::Error)]
@@ -112,5 +115,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    match cli.verb {}
+    match cli.verb {
+        Verb::Lab(verb) => lab::run(verb, cli.output),
+    }
 }

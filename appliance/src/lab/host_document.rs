@@ -13,7 +13,7 @@ use tidegate_stack::plan::PublicKey;
 const WIREGUARD_PORT: u16 = 51820;
 
 /// The documents of all hosts of a lab, by host name. Every host is every other host's peer, for all networks; a
-/// host's own `document` has the last word (RFC 7396: objects are merged, anything else replaces, null removes).
+/// host's own `document` is [merged](topology::merge) over what the lab writes.
 pub(super) fn write(blueprint: &Blueprint, keys: &BTreeMap<String, PublicKey>) -> BTreeMap<String, Value> {
     let document = |host: &Host| {
         let peers: Vec<Value> = blueprint
@@ -70,7 +70,8 @@ fn address_towards(host: &Host, other: &Host) -> Option<IpAddr> {
         .copied()
 }
 
-fn wireguard_port(host: &Host) -> u16 {
+/// The port of a host's foreign lane.
+pub(super) fn wireguard_port(host: &Host) -> u16 {
     let own = host
         .document
         .as_ref()
@@ -190,8 +191,7 @@ mod tests {
 
     #[test]
     fn own_document_has_the_last_word_and_the_others_learn_its_port() {
-        let own =
-            json!({ "cluster": { "wireguard-port": 4500, "interface": null }, "datapath": { "shards": 1 } });
+        let own = json!({ "cluster": { "wireguard-port": 4500 }, "datapath": { "shards": 1 } });
         let blueprint = lab(vec![
             host("h1", 1, &[("lan", &["2001:db8::11"])], None),
             host("h2", 2, &[("lan", &["2001:db8::12"])], Some(own)),
@@ -202,7 +202,7 @@ mod tests {
             "[2001:db8::12]:4500"
         );
         assert_eq!(documents["h2"]["datapath"]["shards"], 1);
-        assert_eq!(documents["h2"]["cluster"].get("interface"), None);
+        assert_eq!(documents["h2"]["cluster"]["interface"], "eth0");
         assert_eq!(documents["h2"]["cluster"]["peers"][0]["name"], "h1");
     }
 

@@ -13,6 +13,8 @@
 
 pub(crate) mod blueprint;
 pub(crate) mod build;
+pub(crate) mod built_in;
+pub(crate) mod demo;
 mod echo;
 pub(crate) mod exec;
 mod ground;

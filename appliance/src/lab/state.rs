@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 /// Where labs live.
 const ROOT: &str = "/run/tidegate-lab";
 const FILE: &str = "lab.json";
+const BUILT_IN: &str = ".built-in-";
 
 /// Everything that is to go when a lab goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +63,11 @@ pub(crate) fn folder(lab: &str) -> PathBuf {
 /// Where the logs of a lab that could not be built are kept until it is built or taken down again.
 pub(crate) fn failed_folder(lab: &str) -> PathBuf {
     Path::new(ROOT).join(".failed").join(lab)
+}
+
+/// Where a process keeps the files of the built-in topology while it builds.
+pub(crate) fn built_in_folder(pid: u32) -> PathBuf {
+    Path::new(ROOT).join(format!("{BUILT_IN}{pid}"))
 }
 
 /// The files of one host.
@@ -234,6 +240,20 @@ pub(crate) fn forget_failure(lab: &str) -> Result<(), Error> {
 
 /// Removes what is common to labs, when none is left.
 pub(crate) fn remove_root_if_empty() {
+    let entries = fs::read_dir(ROOT).into_iter().flatten().filter_map(Result::ok);
+    for entry in entries {
+        let name = entry.file_name();
+        let process = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(BUILT_IN))
+            .and_then(|pid| pid.parse().ok());
+        // A process that was killed left its copy of the built-in topology.
+        if process.is_some_and(|pid| Process::running(pid).is_err()) {
+            match fs::remove_dir_all(entry.path()) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
     for folder in [Path::new(ROOT).join(".failed"), PathBuf::from(ROOT)] {
         match fs::remove_dir(folder) {
             // A folder that isn't empty is another lab's, and stays.

@@ -7,6 +7,7 @@
 
 use super::state::{self, HostFiles, State};
 use super::{Error, WhileDoing as _};
+use crate::config::topology;
 use crate::sys::{netns, process};
 use std::fs;
 use std::io;
@@ -42,6 +43,35 @@ pub(crate) fn down(lab: &str) -> Result<(), Error> {
     remove_tree(&state::failed_folder(lab))?;
     state::remove_root_if_empty();
     result
+}
+
+/// The lab that is meant where none is named: the only one there is, else `preferred`.
+///
+/// # Errors
+/// [`Error::Refused`] when there are several, and none is the preferred one.
+pub(crate) fn only_lab(preferred: &str) -> Result<String, Error> {
+    let mut names = state::names()?;
+    if names.len() == 1 {
+        return Ok(names.remove(0));
+    }
+    if names.is_empty() || names.iter().any(|name| name == preferred) {
+        return Ok(preferred.to_owned());
+    }
+    Err(Error::Refused(format!(
+        "several labs are up ({}): say which",
+        names.join(", ")
+    )))
+}
+
+/// The lab that is meant by its name or by its topology's file.
+///
+/// # Errors
+/// The file's mistakes.
+pub(crate) fn lab_of(name_or_file: &Path) -> Result<String, Error> {
+    match name_or_file.to_str() {
+        Some(name) if !name_or_file.is_file() => Ok(name.to_owned()),
+        _ => Ok(topology::read(name_or_file)?.lab),
+    }
 }
 
 /// Removes a lab that could not be built, but keeps the logs of its hosts.
