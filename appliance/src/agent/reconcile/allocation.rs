@@ -1,0 +1,147 @@
+//! Numbers that are given once and kept: the indices of instances and the ids of peers.
+
+use super::ApplicationKey;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use tidegate_stack::plan::{InstanceIndex, PeerId, PublicKey};
+
+/// The indices of instances in this host's blocks, by application and instance name. A name keeps its index for as
+/// long as its application is there, attached or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Allocations(BTreeMap<String, BTreeMap<String, InstanceIndex>>);
+
+/// All indices of a block belong to other names.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this host's block of {application} is full: {names} instance names have had an address here, and each keeps its \
+     own; `tidegate delete` of the application frees them"
+)]
+pub(crate) struct NoRoom {
+    application: ApplicationKey,
+    names: usize,
+}
+
+impl Allocations {
+    /// The index of an instance: its own, or the lowest one that no other name has had, up to `last`.
+    pub(crate) fn allocate(
+        &mut self,
+        application: &ApplicationKey,
+        instance: &str,
+        last: u64,
+    ) -> Result<InstanceIndex, NoRoom> {
+        let names = self.0.entry(application.to_string()).or_default();
+        if let Some(index) = names.get(instance) {
+            return Ok(*index);
+        }
+        let free = (InstanceIndex::MIN.into()..=last)
+            .filter_map(|number: u64| InstanceIndex::try_from(number).ok())
+            .find(|index| !names.values().any(|used| used == index));
+        let Some(index) = free else {
+            return Err(NoRoom {
+                application: application.clone(),
+                names: names.len(),
+            });
+        };
+        names.insert(instance.to_owned(), index);
+        Ok(index)
+    }
+
+    /// Takes back what [`Allocations::allocate`] gave to a name that was never used.
+    pub(crate) fn release(&mut self, application: &ApplicationKey, instance: &str) {
+        if let Some(names) = self.0.get_mut(&application.to_string()) {
+            names.remove(instance);
+        }
+    }
+
+    /// Whether a name has an index.
+    pub(crate) fn contains(&self, application: &ApplicationKey, instance: &str) -> bool {
+        self.0
+            .get(&application.to_string())
+            .is_some_and(|names| names.contains_key(instance))
+    }
+
+    /// Frees all indices of an application that is deleted.
+    pub(crate) fn forget(&mut self, application: &ApplicationKey) {
+        self.0.remove(&application.to_string());
+    }
+}
+
+/// The ids of peers, by public key: another key is another peer, and an id is never given twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PeerNumbers {
+    next: u32,
+    by_key: BTreeMap<String, PeerId>,
+}
+
+impl PeerNumbers {
+    /// Gives every key that has none a number, and forgets keys that are gone.
+    pub(crate) fn number(&mut self, keys: impl Iterator<Item = PublicKey>) {
+        let mut kept = BTreeMap::new();
+        for key in keys.map(|key| key.to_base64()) {
+            let id = self.by_key.get(&key).copied().unwrap_or_else(|| {
+                self.next += 1;
+                PeerId(self.next)
+            });
+            kept.insert(key, id);
+        }
+        self.by_key = kept;
+    }
+
+    /// The number of a key.
+    pub(crate) fn get(&self, key: &PublicKey) -> Option<PeerId> {
+        self.by_key.get(&key.to_base64()).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shop() -> ApplicationKey {
+        ApplicationKey {
+            tenant: "acme".to_owned(),
+            name: "shop".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_name_keeps_its_index_and_no_other_name_gets_it() {
+        let mut allocations = Allocations::default();
+        let index = |allocations: &mut Allocations, name: &str| {
+            allocations.allocate(&shop(), name, 254).unwrap().get()
+        };
+        assert_eq!(index(&mut allocations, "web-1"), 2);
+        assert_eq!(index(&mut allocations, "db-1"), 3);
+        assert_eq!(index(&mut allocations, "web-1"), 2);
+        allocations.release(&shop(), "web-1");
+        assert_eq!(index(&mut allocations, "api-1"), 2);
+        allocations.forget(&shop());
+        assert_eq!(index(&mut allocations, "web-1"), 2);
+    }
+
+    #[test]
+    fn a_full_block_is_refused_with_what_to_do() {
+        let mut allocations = Allocations::default();
+        for number in 1..=253 {
+            allocations
+                .allocate(&shop(), &format!("web-{number}"), 254)
+                .unwrap();
+        }
+        let error = allocations.allocate(&shop(), "web-254", 254).unwrap_err();
+        assert!(error.to_string().contains("253 instance names"), "{error}");
+        assert!(allocations.allocate(&shop(), "web-17", 254).is_ok());
+    }
+
+    #[test]
+    fn a_peers_number_stays_with_its_key_and_is_never_given_twice() {
+        let keys = [1, 2, 3].map(|byte| PublicKey::from_bytes([byte; 32]));
+        let mut peers = PeerNumbers::default();
+        peers.number(keys[..2].iter().copied());
+        assert_eq!(peers.get(&keys[1]), Some(PeerId(2)));
+        peers.number([keys[0], keys[2]].into_iter());
+        assert_eq!(peers.get(&keys[0]), Some(PeerId(1)));
+        assert_eq!(peers.get(&keys[1]), None);
+        assert_eq!(peers.get(&keys[2]), Some(PeerId(3)));
+    }
+}
