@@ -1,1 +1,36 @@
-//! End-to-end tests: each test makes its own network namespaces through `tidegate lab`, and removes them.
+//! End-to-end stories: the built binary, real agents and datapaths, in network namespaces that each story makes
+//! through `tidegate lab` and removes.
+//!
+//! A story opens a [`Lab`] (or nothing, without root or without a binary: it then says that it is skipped), runs
+//! commands inside, and closes it; [`Lab::close`] also checks that nothing was left behind.
+
+mod capture;
+mod lab;
+mod running;
+mod traces;
+
+pub use capture::{Capture, Packet};
+pub use lab::{Lab, Process, binary};
+pub use running::Running;
+pub use traces::Traces;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Asks again until the answer is yes.
+///
+/// # Errors
+/// When `patience` is over; `what` says what didn't come true.
+pub fn wait_until(what: &str, patience: Duration, mut is_true: impl FnMut() -> Result<bool>) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        if is_true()? {
+            return Ok(());
+        }
+        if began.elapsed() > patience {
+            bail!("{what}: not within {patience:?}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

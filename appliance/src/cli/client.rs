@@ -5,6 +5,10 @@ use crate::agent::api::{self, Refusal, RefusalKind, Request, Response};
 use crate::sys::seqpacket::Connection;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
+use std::time::Duration;
+
+/// How long an answer may take: longer than the agent itself waits for the datapath, several times.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection to the agent. What was prepared on it is given back when it ends.
 pub(crate) struct AgentClient {
@@ -29,6 +33,7 @@ impl AgentClient {
                 socket.display()
             ))
         })?;
+        connection.set_receive_timeout(Some(PATIENCE))?;
         Ok(Self { connection })
     }
 

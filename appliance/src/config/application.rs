@@ -11,33 +11,33 @@ use tidegate_stack::plan::Vni;
 
 /// An application document.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ApplicationDocument {
+pub(crate) struct ApplicationDocument {
     /// The tenant it belongs to.
-    pub tenant: String,
+    pub(crate) tenant: String,
     /// Its name, unique in its tenant.
-    pub name: String,
+    pub(crate) name: String,
     /// Its version, for people.
-    pub version: Option<String>,
+    pub(crate) version: Option<String>,
     /// Its network's number, where it isn't the one that follows from the names.
-    pub vni: Option<Vni>,
+    pub(crate) vni: Option<Vni>,
     /// What it consists of.
-    pub services: Vec<ServiceDocument>,
+    pub(crate) services: Vec<ServiceDocument>,
     /// The document's own text: [`parse`] makes the same document of it.
-    pub source: String,
+    pub(crate) source: String,
 }
 
 /// A service of an application.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ServiceDocument {
+pub(crate) struct ServiceDocument {
     /// Its name; its instances are `<name>-1`, `<name>-2` and so on.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// Reads the application documents of a file: one or more.
 ///
 /// # Errors
 /// All problems of the file.
-pub fn read(file: &Path) -> Result<Vec<ApplicationDocument>, Problems> {
+pub(crate) fn read(file: &Path) -> Result<Vec<ApplicationDocument>, Problems> {
     let report = Report::new(file);
     let text = report.read();
     decode(report, text.as_deref())
@@ -47,7 +47,7 @@ pub fn read(file: &Path) -> Result<Vec<ApplicationDocument>, Problems> {
 ///
 /// # Errors
 /// All problems of the text.
-pub fn parse(file: &Path, text: &str) -> Result<Vec<ApplicationDocument>, Problems> {
+pub(crate) fn parse(file: &Path, text: &str) -> Result<Vec<ApplicationDocument>, Problems> {
     decode(Report::new(file), Some(text))
 }
 

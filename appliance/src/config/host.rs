@@ -10,12 +10,12 @@ use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use tidegate_stack::plan::{HostOrdinal, PublicKey, Vni};
 
-pub use super::values::Switch;
+pub(crate) use super::values::Switch;
 
 /// The tenant of what names none.
-pub const DEFAULT_TENANT: &str = "default";
+pub(crate) const DEFAULT_TENANT: &str = "default";
 /// The foreign lane's port where the document sets none.
-pub const DEFAULT_WIREGUARD_PORT: u16 = 51820;
+pub(crate) const DEFAULT_WIREGUARD_PORT: u16 = 51820;
 /// Lanes listen on the 128 ports behind the foreign lane's.
 const MAX_WIREGUARD_PORT: u16 = u16::MAX - 128;
 /// How many shards a datapath can run.
@@ -39,32 +39,32 @@ const UNUSABLE: [Ipv4Net; 4] = [
 
 /// A host document.
 #[derive(Clone, Debug, PartialEq)]
-pub struct HostDocument {
+pub(crate) struct HostDocument {
     /// The host's name in its site.
-    pub host_id: String,
+    pub(crate) host_id: String,
     /// The site's name.
-    pub site: String,
+    pub(crate) site: String,
     /// The host's number in its site.
-    pub ordinal: HostOrdinal,
+    pub(crate) ordinal: HostOrdinal,
     /// The other hosts, and the way to them.
-    pub cluster: ClusterDocument,
+    pub(crate) cluster: ClusterDocument,
     /// How packets are carried.
-    pub datapath: DatapathDocument,
+    pub(crate) datapath: DatapathDocument,
     /// The site's address plan.
-    pub network: NetworkDocument,
+    pub(crate) network: NetworkDocument,
 }
 
 /// The underlay and its peers.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ClusterDocument {
+pub(crate) struct ClusterDocument {
     /// The device towards the other hosts.
-    pub interface: Option<String>,
+    pub(crate) interface: Option<String>,
     /// UDP port of the foreign lane.
-    pub wireguard_port: u16,
+    pub(crate) wireguard_port: u16,
     /// File of the foreign lane's private key; `None`: `foreign.key` in the state folder.
-    pub foreign_private_key_file: Option<PathBuf>,
+    pub(crate) foreign_private_key_file: Option<PathBuf>,
     /// Peers with fixed keys.
-    pub peers: Vec<PeerDocument>,
+    pub(crate) peers: Vec<PeerDocument>,
 }
 
 impl Default for ClusterDocument {
@@ -80,26 +80,26 @@ impl Default for ClusterDocument {
 
 /// A peer with a fixed key.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PeerDocument {
+pub(crate) struct PeerDocument {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its number in the site: which blocks are behind it.
-    pub ordinal: HostOrdinal,
+    pub(crate) ordinal: HostOrdinal,
     /// Where it listens; `None` when only it can begin.
-    pub endpoint: Option<SocketAddr>,
+    pub(crate) endpoint: Option<SocketAddr>,
     /// Its WireGuard key.
-    pub public_key: PublicKey,
+    pub(crate) public_key: PublicKey,
     /// File of a key that both ends share.
-    pub preshared_key_file: Option<PathBuf>,
+    pub(crate) preshared_key_file: Option<PathBuf>,
     /// Seconds between keepalives.
-    pub keepalive: Option<u16>,
+    pub(crate) keepalive: Option<u16>,
     /// The networks it is a member of.
-    pub networks: PeerNetworksDocument,
+    pub(crate) networks: PeerNetworksDocument,
 }
 
 /// The networks that a peer is a member of.
 #[derive(Clone, Debug, PartialEq)]
-pub enum PeerNetworksDocument {
+pub(crate) enum PeerNetworksDocument {
     /// All of this host's.
     All,
     /// These.
@@ -108,46 +108,46 @@ pub enum PeerNetworksDocument {
 
 /// An application network, as a peer's entry names it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PeerNetworkDocument {
+pub(crate) struct PeerNetworkDocument {
     /// The application's tenant.
-    pub tenant: String,
+    pub(crate) tenant: String,
     /// The application.
-    pub application: String,
+    pub(crate) application: String,
     /// The network's number, where it isn't the one that follows from the names.
-    pub vni: Option<Vni>,
+    pub(crate) vni: Option<Vni>,
 }
 
 /// How packets are carried.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct DatapathDocument {
+pub(crate) struct DatapathDocument {
     /// How many threads; `None`: as many as suit the machine.
-    pub shards: Option<NonZeroU8>,
+    pub(crate) shards: Option<NonZeroU8>,
     /// Whether the underlay device's settings are changed while the datapath runs.
-    pub tune_nic: Switch,
+    pub(crate) tune_nic: Switch,
     /// What of the kernel's is used.
-    pub features: FeaturesDocument,
+    pub(crate) features: FeaturesDocument,
 }
 
 /// Features of the kernel that make packets cheaper.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct FeaturesDocument {
+pub(crate) struct FeaturesDocument {
     /// Many datagrams in one send.
-    pub gso: Switch,
+    pub(crate) gso: Switch,
     /// Many datagrams in one receive.
-    pub gro: Switch,
+    pub(crate) gro: Switch,
     /// Super-packets from and to instances.
-    pub vnet_header: Switch,
+    pub(crate) vnet_header: Switch,
     /// A queue per shard.
-    pub multi_queue: Switch,
+    pub(crate) multi_queue: Switch,
 }
 
 /// The site's address plan; the same on all of its hosts.
 #[derive(Clone, Debug, PartialEq)]
-pub struct NetworkDocument {
+pub(crate) struct NetworkDocument {
     /// Every application network's prefix, a /16.
-    pub application_prefix: Ipv4Net,
+    pub(crate) application_prefix: Ipv4Net,
     /// What shared networks are cut from, a /11.
-    pub shared_prefix: Ipv4Net,
+    pub(crate) shared_prefix: Ipv4Net,
 }
 
 impl Default for NetworkDocument {
@@ -163,7 +163,7 @@ impl Default for NetworkDocument {
 ///
 /// # Errors
 /// All problems of the file.
-pub fn read(file: &Path) -> Result<HostDocument, Problems> {
+pub(crate) fn read(file: &Path) -> Result<HostDocument, Problems> {
     let report = Report::new(file);
     let text = report.read();
     decode(report, text)
@@ -173,7 +173,7 @@ pub fn read(file: &Path) -> Result<HostDocument, Problems> {
 ///
 /// # Errors
 /// All problems of the text.
-pub fn parse(file: &Path, text: &str) -> Result<HostDocument, Problems> {
+pub(crate) fn parse(file: &Path, text: &str) -> Result<HostDocument, Problems> {
     decode(Report::new(file), Some(text.to_owned()))
 }
 

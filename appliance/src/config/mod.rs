@@ -10,17 +10,17 @@
 //! No room stops at the first error: a [`Problem`] is reported with its place and the walk goes on. A document either
 //! comes out whole and legal, or not at all, as [`Problems`]. Nothing here knows what a host does with a document.
 
-pub mod application;
+pub(crate) mod application;
 mod decode;
-pub mod host;
+pub(crate) mod host;
 mod problem;
 mod report;
 mod spelling;
-pub mod topology;
+pub(crate) mod topology;
 mod values;
-pub mod yaml;
+pub(crate) mod yaml;
 
-pub use problem::{Place, Problem, Problems};
+pub(crate) use problem::{Place, Problem, Problems};
 
 #[cfg(test)]
 mod tests;

@@ -9,28 +9,28 @@ const MAX_PROBLEMS: usize = 100;
 
 /// A place in a file, as editors count: both numbers begin at 1, columns are characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Place {
+pub(crate) struct Place {
     /// The line.
-    pub line: usize,
+    pub(crate) line: usize,
     /// The column.
-    pub column: usize,
+    pub(crate) column: usize,
 }
 
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Problem {
+pub(crate) struct Problem {
     /// The file, as it was named when it was read.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Where in it; `None` when the file as a whole is meant.
     #[serde(flatten)]
-    pub place: Option<Place>,
+    pub(crate) place: Option<Place>,
     /// The key, from the document's root: `cluster.peers[0].endpoint`. Empty for the root itself.
-    pub path: String,
+    pub(crate) path: String,
     /// What is wrong.
-    pub message: String,
+    pub(crate) message: String,
     /// What to write instead, where that can be said.
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
 }
 
 impl fmt::Display for Problem {
@@ -53,7 +53,7 @@ impl fmt::Display for Problem {
 /// Everything that is wrong with one read, in the order of the files' lines. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Problems(Vec<Problem>);
+pub(crate) struct Problems(Vec<Problem>);
 
 impl Problems {
     /// The problems, ordered and bounded, of which `left_out` more were not collected; `file` stands in when there are none.
@@ -71,18 +71,18 @@ impl Problems {
     }
 
     /// Each of them.
-    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.0.iter()
     }
 
     /// How many there are.
     #[expect(clippy::len_without_is_empty, reason = "there is always one")]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Joins what several reads found.
-    pub fn join(mut self, other: Self) -> Self {
+    pub(crate) fn join(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self
     }

@@ -16,7 +16,7 @@ const MAX_DEVICE: usize = 15;
 
 /// A feature's switch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Switch {
+pub(crate) enum Switch {
     /// On where the machine has it.
     #[default]
     Auto,

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The largest file that is read, in bytes.
-pub const MAX_FILE_SIZE: u64 = 1 << 20;
+pub(crate) const MAX_FILE_SIZE: u64 = 1 << 20;
 /// How deep lists and groups may stand inside each other.
 const MAX_DEPTH: usize = 32;
 /// How many nodes all aliases of a file may expand to.
@@ -397,7 +397,7 @@ impl Tree<'_> {
 }
 
 /// Writes a value as one YAML document in block style, ended by a line break.
-pub fn to_string(value: &serde_json::Value) -> String {
+pub(crate) fn to_string(value: &serde_json::Value) -> String {
     let mut text = String::new();
     // Writing to a `String` cannot fail, and the tree has none of the kinds that the emitter refuses.
     if YamlEmitter::new(&mut text).dump(&to_yaml(value)).is_err() {

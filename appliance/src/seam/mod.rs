@@ -14,25 +14,25 @@ use tidegate_stack::plan::PortId;
 use tidegate_stack::stats::Report;
 
 /// Version of the messages. A datapath understands an agent one version newer.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// A start of a datapath: drawn at random, so that an agent sees that it speaks to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct BootId(pub u64);
+pub(crate) struct BootId(pub(crate) u64);
 
 /// A digest of a plan's bytes: equal digests are equal plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct PlanDigest(pub u64);
+pub(crate) struct PlanDigest(pub(crate) u64);
 
 /// What the lanes' sockets may ask of the kernel. What is allowed here and missing there is done without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LaneFeatures {
+pub(crate) struct LaneFeatures {
     /// Runs of datagrams leave in one send (`UDP_SEGMENT`).
-    pub gso: bool,
+    pub(crate) gso: bool,
     /// Runs of datagrams arrive in one receive (`UDP_GRO`), and packets out of tunnels are glued to super-packets.
-    pub gro: bool,
+    pub(crate) gro: bool,
 }
 
 impl Default for LaneFeatures {
@@ -44,7 +44,7 @@ impl Default for LaneFeatures {
 /// What an agent says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
-pub enum ToDatapath {
+pub(crate) enum ToDatapath {
     /// First message of a connection. Answer: [`FromDatapath::Hello`].
     Hello {
         /// [`VERSION`] of the agent.
@@ -92,7 +92,7 @@ pub enum ToDatapath {
 /// What a datapath says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
-pub enum FromDatapath {
+pub(crate) enum FromDatapath {
     /// Answers [`ToDatapath::Hello`]: what there is already.
     Hello {
         /// [`VERSION`] of the datapath.
@@ -142,7 +142,7 @@ pub enum FromDatapath {
 /// A hint that something happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Event {
+pub(crate) enum Event {
     /// A port's device is gone: its namespace died. Its queues are no longer polled.
     PortGone {
         /// The port.

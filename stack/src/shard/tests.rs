@@ -245,7 +245,7 @@ fn a_super_packet_is_cut_sealed_opened_and_glued_to_the_same_super_packet() {
     first.send(&tcp(WEB_ON_1, WEB_ON_2, b"neighbours meet"), Offload::NONE);
     settle(&mut first, &mut second);
     second.out.delivered.clear();
-    let payload: Vec<u8> = (0..50_000_u32).map(|n| (n * 31 >> 3) as u8).collect();
+    let payload: Vec<u8> = (0..50_000_u32).map(|n| ((n * 31) >> 3) as u8).collect();
     let packet = tcp(WEB_ON_1, WEB_ON_2, &payload);
     let offload = Offload {
         segmentation: Segmentation::Tcp {
@@ -263,6 +263,32 @@ fn a_super_packet_is_cut_sealed_opened_and_glued_to_the_same_super_packet() {
     let headers = Headers::parse(delivered).unwrap();
     assert_eq!(&delivered[headers.payload_offset..], &payload[..]);
     assert_eq!(second.shard.report().drops, vec![]);
+}
+
+#[test]
+fn ipv6_crosses_the_tunnel_too() {
+    let (mut first, mut second) = pair();
+    let address = |own: u8| {
+        shop()
+            .numbers
+            .instance(ordinal(own), InstanceIndex::MIN)
+            .unwrap()
+            .1
+            .octets()
+    };
+    let mut packet = Vec::new();
+    PacketBuilder::ipv6(address(1), address(2), 64)
+        .udp(5_000, 6_000)
+        .write(&mut packet, b"hello")
+        .unwrap();
+    first.send(&packet, Offload::NONE);
+    settle(&mut first, &mut second);
+    assert_eq!(first.shard.report().drops, vec![]);
+    assert_eq!(second.shard.report().drops, vec![]);
+    let (port, delivered, _) = second.out.delivered.pop().expect("delivered");
+    assert_eq!(port, PORT);
+    assert_eq!(Headers::parse(&delivered).unwrap().hop_limit, 63);
+    assert_eq!(delivered[8..], packet[8..]);
 }
 
 #[test]

@@ -25,83 +25,83 @@ const MIN_MTU_IPV6: u16 = 1280;
 
 /// A lab.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Topology {
+pub(crate) struct Topology {
     /// Its name: what its namespaces and its folder are called.
-    pub lab: String,
+    pub(crate) lab: String,
     /// Its layer 2 networks, by name.
-    pub segments: BTreeMap<String, Segment>,
+    pub(crate) segments: BTreeMap<String, Segment>,
     /// Its tidegate hosts, by name.
-    pub hosts: BTreeMap<String, LabHost>,
+    pub(crate) hosts: BTreeMap<String, LabHost>,
     /// Its plain namespaces, by name.
-    pub nodes: BTreeMap<String, LabNode>,
+    pub(crate) nodes: BTreeMap<String, LabNode>,
     /// Files of the application documents that every host gets.
-    pub applications: Vec<PathBuf>,
+    pub(crate) applications: Vec<PathBuf>,
     /// The instances, in the order in which they are attached and numbered.
-    pub instances: Vec<Placement>,
+    pub(crate) instances: Vec<Placement>,
 }
 
 /// A layer 2 network.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Segment {
+pub(crate) struct Segment {
     /// Its IPv4 prefix.
     pub ipv4: Option<Ipv4Net>,
     /// Its IPv6 prefix.
     pub ipv6: Option<Ipv6Net>,
     /// The largest IP packet it carries.
-    pub mtu: u16,
+    pub(crate) mtu: u16,
 }
 
 /// A host of ours.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LabHost {
+pub(crate) struct LabHost {
     /// Its number in the site.
-    pub ordinal: HostOrdinal,
+    pub(crate) ordinal: HostOrdinal,
     /// Its interfaces; at least one.
-    pub interfaces: Vec<Interface>,
+    pub(crate) interfaces: Vec<Interface>,
     /// What is [merged](merge) over the host document that the lab writes; its paths are absolute.
-    pub document: Option<Json>,
+    pub(crate) document: Option<Json>,
 }
 
 /// A namespace without tidegate.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LabNode {
+pub(crate) struct LabNode {
     /// Its interfaces; at least one.
-    pub interfaces: Vec<Interface>,
+    pub(crate) interfaces: Vec<Interface>,
     /// Where it sends what isn't on its segments.
-    pub default_route: Option<IpAddr>,
+    pub(crate) default_route: Option<IpAddr>,
     /// Commands that run in it until the lab ends: program and arguments.
-    pub exec: Vec<Vec<String>>,
+    pub(crate) exec: Vec<Vec<String>>,
 }
 
 /// A place on a segment.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Interface {
+pub(crate) struct Interface {
     /// The segment.
-    pub segment: String,
+    pub(crate) segment: String,
     /// Its addresses there, inside the segment's prefixes.
-    pub addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
     /// The device's name; `None`: `eth<i>`.
-    pub device: Option<String>,
+    pub(crate) device: Option<String>,
 }
 
 /// An instance to be attached.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Placement {
+pub(crate) struct Placement {
     /// The application's tenant.
-    pub tenant: String,
+    pub(crate) tenant: String,
     /// The application.
-    pub application: String,
+    pub(crate) application: String,
     /// The service.
-    pub service: String,
+    pub(crate) service: String,
     /// The host.
-    pub host: String,
+    pub(crate) host: String,
 }
 
 /// Reads a topology, and the application documents it names, so that its instances can be checked against them.
 ///
 /// # Errors
 /// All problems of the file, and of the application documents.
-pub fn read(file: &Path) -> Result<Topology, Problems> {
+pub(crate) fn read(file: &Path) -> Result<Topology, Problems> {
     let report = Report::new(file);
     let root = report.read().and_then(|text| report.only_document(&text));
     let decoded = root.and_then(|root| topology(&Value::root(&root, &report)));
@@ -110,7 +110,7 @@ pub fn read(file: &Path) -> Result<Topology, Problems> {
 
 /// Lays `over` over `base`: groups are merged key by key, lists whose entries all have a `name` are joined by it, and
 /// anything else is replaced.
-pub fn merge(base: &mut Json, over: &Json) {
+pub(crate) fn merge(base: &mut Json, over: &Json) {
     match (base, over) {
         (Json::Object(base), Json::Object(over)) => {
             for (key, value) in over {
@@ -355,7 +355,7 @@ impl Segment {
     }
 
     /// The length of the prefix that `address` lies in, if it is on this segment.
-    pub fn prefix_length(&self, address: IpAddr) -> Option<u8> {
+    pub(crate) fn prefix_length(&self, address: IpAddr) -> Option<u8> {
         let prefixes = [self.ipv4.map(IpNet::V4), self.ipv6.map(IpNet::V6)];
         let prefix = prefixes
             .into_iter()

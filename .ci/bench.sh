@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Measures; never a gate.
+#
+#   .ci/bench.sh                 criterion benches of the packet path
+#   .ci/bench.sh peers [ARG…]    side by side with other programs (root; see `peers --help`)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+case "${1:-path}" in
+path)
+    cargo bench --locked -p tidegate-bench --bench packet_path
+    ;;
+peers)
+    shift
+    bash .ci/packages.sh
+    cargo build --locked --release -p tidegate -p tidegate-bench
+    export TIDEGATE_BIN="${TIDEGATE_BIN:-$PWD/target/release/tidegate}"
+    cargo run --locked --release -p tidegate-bench --bin peers -- "$@"
+    ;;
+*)
+    echo "bench: there is no '$1'; use path or peers" >&2
+    exit 2
+    ;;
+esac

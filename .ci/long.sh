@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# What takes too long for every push: ten minutes of every fuzz target, the end-to-end stories three times over, and
+# the container image. Needs root and podman.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash .ci/packages.sh
+for round in 1 2 3; do
+    printf '\n== long: end to end, round %s of 3\n' "$round"
+    bash .ci/e2e.sh
+done
+bash .ci/fuzz.sh 600
+bash .ci/image.sh
+echo "long: all passed"

@@ -1,0 +1,145 @@
+//! tidegate itself, built by its own lab: the real agent and the real datapath on both hosts.
+
+use std::env;
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::account::Account;
+use crate::command::{ip, run};
+use crate::contestant::{Contestant, Ends, Reach};
+use crate::download;
+use crate::keeper::PREFIX;
+use crate::underlay::{Device, MTU};
+
+/// Two instances of one application, on two hosts or on one.
+pub(crate) struct Ours {
+    reach: Reach,
+}
+
+impl Ours {
+    /// Not built yet.
+    pub(crate) fn new(reach: Reach) -> Self {
+        Self { reach }
+    }
+
+    fn lab(&self) -> String {
+        lab(self.reach)
+    }
+
+    /// The topology as the lab reads it: JSON is YAML too.
+    fn topology(&self, application: &str) -> String {
+        let receiver = match self.reach {
+            Reach::CrossHost => "h2",
+            Reach::SameHost => "h1",
+        };
+        serde_json::json!({
+            "lab": self.lab(),
+            "segments": { "wire": { "ipv4": "192.0.2.0/24", "mtu": MTU } },
+            "hosts": {
+                "h1": { "ordinal": 1, "interfaces": [{ "segment": "wire", "addresses": ["192.0.2.11"] }] },
+                "h2": { "ordinal": 2, "interfaces": [{ "segment": "wire", "addresses": ["192.0.2.12"] }] },
+            },
+            "applications": [application],
+            "instances": [
+                { "application": "load", "service": "sender", "host": "h1" },
+                { "application": "load", "service": "receiver", "host": receiver },
+            ],
+        })
+        .to_string()
+    }
+}
+
+impl Contestant for Ours {
+    fn name(&self) -> &'static str {
+        match self.reach {
+            Reach::CrossHost => "tidegate",
+            Reach::SameHost => "tidegate, one host",
+        }
+    }
+
+    fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    fn up(&mut self, account: &Account) -> Result<()> {
+        let folder = download::cache()?;
+        let application = folder.join("load.yaml");
+        fs::write(
+            &application,
+            "name: load\nservices: [ { name: sender }, { name: receiver } ]\n",
+        )?;
+        let topology = folder.join(format!("{}.yaml", self.lab()));
+        fs::write(&topology, self.topology("load.yaml"))?;
+        let (binary, topology) = (binary()?.display().to_string(), topology.display().to_string());
+        run(&account.charge(&[&binary, "lab", "up", &topology]))?;
+        Ok(())
+    }
+
+    fn ends(&self) -> Result<Ends> {
+        let (client, server) = (
+            format!("{}-load-sender-1", self.lab()),
+            format!("{}-load-receiver-1", self.lab()),
+        );
+        let listing: Value =
+            serde_json::from_str(&ip(&format!("-n {server} -4 -json address show dev eth0"))?)?;
+        let address = listing.pointer("/0/addr_info/0/local").and_then(Value::as_str);
+        let server_address: IpAddr = address
+            .with_context(|| format!("eth0 of {server} has no address"))?
+            .parse()?;
+        Ok(Ends {
+            client,
+            server,
+            server_address,
+        })
+    }
+
+    fn underlay(&self) -> Vec<Device> {
+        ["h1", "h2"]
+            .map(|host| Device {
+                namespace: format!("{}-{host}", self.lab()),
+                name: "eth0".to_owned(),
+            })
+            .to_vec()
+    }
+}
+
+/// Takes down whichever of the labs there are.
+pub(crate) fn down() -> Result<()> {
+    let Ok(binary) = binary() else { return Ok(()) };
+    let binary = binary.display().to_string();
+    for reach in [Reach::CrossHost, Reach::SameHost] {
+        let lab = lab(reach);
+        if PathBuf::from("/run/tidegate-lab").join(&lab).exists() {
+            run(&[binary.as_str(), "lab", "down", &lab])?;
+        }
+    }
+    Ok(())
+}
+
+fn lab(reach: Reach) -> String {
+    match reach {
+        Reach::CrossHost => format!("{PREFIX}-two"),
+        Reach::SameHost => format!("{PREFIX}-one"),
+    }
+}
+
+/// The binary to measure: `TIDEGATE_BIN`, or the one beside this program.
+fn binary() -> Result<PathBuf> {
+    let path = match env::var_os("TIDEGATE_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => env::current_exe()
+            .context("finding this program")?
+            .with_file_name("tidegate"),
+    };
+    if !path.exists() {
+        bail!(
+            "{} isn't there: cargo build --release -p tidegate, or set TIDEGATE_BIN",
+            path.display()
+        );
+    }
+    Ok(path)
+}

@@ -1,0 +1,129 @@
+//! Packets made by hand (etherparse), and what is read out of those that arrive.
+
+use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, PacketBuilderStep};
+use std::net::IpAddr;
+
+/// What the packets of a test have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crafted {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) hop_limit: u8,
+    /// The two bits of the congestion field.
+    pub(crate) ecn: u8,
+    pub(crate) dont_fragment: bool,
+}
+
+impl Crafted {
+    pub(crate) fn new(source: IpAddr, destination: IpAddr) -> Self {
+        Self {
+            source,
+            destination,
+            hop_limit: 64,
+            ecn: 0,
+            dont_fragment: true,
+        }
+    }
+
+    fn ip(&self) -> PacketBuilderStep<etherparse::IpHeaders> {
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let mut header = Ipv4Header::new(
+                    0,
+                    self.hop_limit,
+                    IpNumber::UDP,
+                    source.octets(),
+                    destination.octets(),
+                )
+                .unwrap();
+                header.ecn = etherparse::IpEcn::try_new(self.ecn).unwrap();
+                header.dont_fragment = self.dont_fragment;
+                header.fragment_offset = IpFragOffset::ZERO;
+                PacketBuilder::ip(etherparse::IpHeaders::Ipv4(header, Default::default()))
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let header = Ipv6Header {
+                    traffic_class: self.ecn,
+                    hop_limit: self.hop_limit,
+                    source: source.octets(),
+                    destination: destination.octets(),
+                    ..Ipv6Header::default()
+                };
+                PacketBuilder::ip(etherparse::IpHeaders::Ipv6(header, Default::default()))
+            }
+            _ => panic!("two families"),
+        }
+    }
+
+    pub(crate) fn udp(&self, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.ip()
+            .udp(ports.0, ports.1)
+            .write(&mut bytes, payload)
+            .unwrap();
+        bytes
+    }
+
+    pub(crate) fn syn(&self, ports: (u16, u16)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.ip()
+            .tcp(ports.0, ports.1, 1000, 65_535)
+            .syn()
+            .write(&mut bytes, &[])
+            .unwrap();
+        bytes
+    }
+
+    pub(crate) fn tcp(&self, ports: (u16, u16), sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.ip()
+            .tcp(ports.0, ports.1, sequence, 65_535)
+            .ack(1)
+            .write(&mut bytes, payload)
+            .unwrap();
+        bytes
+    }
+
+    pub(crate) fn echo(&self, identifier: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let ip = self.ip();
+        match self.source {
+            IpAddr::V4(_) => ip
+                .icmpv4_echo_request(identifier, 1)
+                .write(&mut bytes, payload)
+                .unwrap(),
+            IpAddr::V6(_) => ip
+                .icmpv6_echo_request(identifier, 1)
+                .write(&mut bytes, payload)
+                .unwrap(),
+        }
+        bytes
+    }
+}
+
+/// A UDP datagram whose whole packet is `length` bytes long.
+pub(crate) fn udp_of_length(crafted: &Crafted, length: usize) -> Vec<u8> {
+    let headers = if crafted.source.is_ipv6() { 48 } else { 28 };
+    crafted.udp((4000, 4001), &vec![0x5a; length - headers])
+}
+
+pub(crate) fn hop_limit(packet: &[u8]) -> u8 {
+    if packet[0] >> 4 == 4 { packet[8] } else { packet[7] }
+}
+
+pub(crate) fn ecn(packet: &[u8]) -> u8 {
+    if packet[0] >> 4 == 4 {
+        packet[1] & 3
+    } else {
+        (packet[1] >> 4) & 3
+    }
+}
+
+/// Type and code of an ICMP message.
+pub(crate) fn icmp_type(packet: &[u8]) -> Option<(u8, u8)> {
+    match (packet[0] >> 4, packet.get(9), packet.get(6)) {
+        (4, Some(1), _) => Some((packet[20], packet[21])),
+        (6, _, Some(58)) => Some((packet[40], packet[41])),
+        _ => None,
+    }
+}

@@ -1,0 +1,141 @@
+//! The site of the simulation: two hosts, two applications with identical addresses.
+
+use std::net::{IpAddr, SocketAddr};
+use tidegate_stack::plan::{
+    HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind, NetworkNumbers, Peer,
+    PeerId, PeerNetworks, Plan, PortId, PrivateKey, derive_vni, site_ipv6_prefix,
+};
+
+/// The family of the addresses between the hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Underlay {
+    V4,
+    V6,
+}
+
+/// What the site is like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site {
+    pub(crate) underlay: Underlay,
+    /// The underlay's.
+    pub(crate) mtu: u16,
+    /// Whether the instances' devices take super-packets.
+    pub(crate) offloads: bool,
+    /// Seconds between persistent keepalives.
+    pub(crate) keepalive: Option<u16>,
+    /// The application whose network alone the peers are members of.
+    pub(crate) members_of: Option<&'static str>,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self {
+            underlay: Underlay::V4,
+            mtu: 1500,
+            offloads: false,
+            keepalive: None,
+            members_of: None,
+        }
+    }
+}
+
+/// The instances of each host, by port: the first two are `shop`'s, the third is `blue`'s with the addresses of the
+/// first.
+const INSTANCES: [(&str, u64); 3] = [("shop", 2), ("shop", 3), ("blue", 2)];
+const SITE: &str = "store-42";
+const TENANT: &str = "acme";
+
+impl Site {
+    /// IP and UDP between the hosts.
+    pub(crate) fn outer_headers(&self) -> usize {
+        match self.underlay {
+            Underlay::V4 => 28,
+            Underlay::V6 => 48,
+        }
+    }
+
+    /// Largest packet between instances of two hosts: without IP, UDP, WireGuard, and IPv4, UDP, VXLAN, Ethernet.
+    pub(crate) fn inner_mtu(&self) -> u16 {
+        self.mtu - u16::try_from(self.outer_headers()).unwrap() - 32 - 50
+    }
+
+    /// Where a host's lane listens.
+    pub(crate) fn address(&self, host: usize) -> SocketAddr {
+        let number = u8::try_from(11 + host).unwrap();
+        let ip = match self.underlay {
+            Underlay::V4 => IpAddr::from([192, 0, 2, number]),
+            Underlay::V6 => IpAddr::from([0x2001, 0xdb8, 1, 0, 0, 0, 0, u16::from(number)]),
+        };
+        SocketAddr::new(ip, 51820)
+    }
+
+    /// A host's plan.
+    pub(crate) fn plan(&self, host: usize) -> Plan {
+        let other = 1 - host;
+        let mtu = Mtu::try_from(u64::from(self.inner_mtu())).unwrap();
+        let networks: Vec<Network> = ["shop", "blue"].into_iter().map(network).collect();
+        let instances = INSTANCES.iter().zip(0..).map(|((application, index), port)| {
+            let network = networks
+                .iter()
+                .find(|network| network.name == *application)
+                .unwrap();
+            let index = InstanceIndex::try_from(*index).unwrap();
+            let (ipv4, ipv6) = network.numbers.instance(ordinal(host), index).unwrap();
+            Instance {
+                port: PortId(port),
+                tenant: TENANT.into(),
+                application: (*application).into(),
+                service: "web".into(),
+                name: format!("web-{port}"),
+                memberships: vec![Membership {
+                    vni: network.vni,
+                    ipv4,
+                    ipv6,
+                }],
+                mtu,
+                offloads: self.offloads,
+            }
+        });
+        let mut plan = Plan {
+            ordinal: ordinal(host),
+            instances: instances.collect(),
+            networks,
+            peers: vec![Peer {
+                id: PeerId(1),
+                name: format!("h{}", other + 1),
+                ordinal: ordinal(other),
+                public_key: key(other).public_key(),
+                preshared_key: None,
+                endpoint: Some(self.address(other)),
+                networks: self.members_of.map_or(PeerNetworks::All, |application| {
+                    PeerNetworks::Only([network(application).vni].into())
+                }),
+                mtu,
+                keepalive: self.keepalive,
+            }],
+            foreign_lane_key: key(host),
+        };
+        plan.normalise();
+        plan
+    }
+}
+
+/// A host's static key.
+pub(crate) fn key(host: usize) -> PrivateKey {
+    PrivateKey::from_bytes([u8::try_from(host + 1).unwrap(); 32])
+}
+
+fn ordinal(host: usize) -> HostOrdinal {
+    HostOrdinal::try_from(host as u64 + 1).unwrap()
+}
+
+fn network(application: &str) -> Network {
+    let vni = derive_vni(TENANT, NetworkKind::Application, application);
+    Network {
+        vni,
+        kind: NetworkKind::Application,
+        tenant: TENANT.into(),
+        name: application.into(),
+        numbers: NetworkNumbers::application("172.19.0.0/16".parse().unwrap(), site_ipv6_prefix(SITE), vni),
+    }
+}

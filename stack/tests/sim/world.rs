@@ -1,0 +1,214 @@
+//! The clock, the hosts, and what is on its way between them.
+
+use super::host::{Host, runs};
+use super::instance::{Instance, Packet};
+use super::link::{Conditions, Link, Tally};
+use super::plans::Site;
+use mock_instant::MockClock;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tidegate_stack::drop::DropReason;
+use tidegate_stack::shard::Datagrams;
+use tidegate_stack::stats::Report;
+use tidegate_stack::time::Instant;
+use tidegate_stack::wire::Ecn;
+
+/// An instance: its host's number, and its port.
+pub(crate) type At = (usize, usize);
+
+/// Two hosts and a wire.
+pub(crate) struct World {
+    pub(crate) site: Site,
+    pub(crate) link: Link,
+    now: Instant,
+    hosts: [Host; 2],
+    on_the_way: BTreeMap<(Instant, u64), Arrival>,
+    /// Numbers what is on its way, so that equal times keep their order.
+    sequence: u64,
+}
+
+struct Arrival {
+    host: usize,
+    datagram: (SocketAddr, Ecn, Vec<u8>),
+}
+
+impl World {
+    pub(crate) fn new(site: Site, conditions: Conditions, seed: u64) -> Self {
+        MockClock::set_time(Duration::ZERO);
+        let now = Instant::ZERO;
+        let conditions = Conditions {
+            mtu: usize::from(site.mtu),
+            ..conditions
+        };
+        Self {
+            link: Link::new(conditions, seed),
+            now,
+            hosts: [0, 1].map(|number| Host::new(&site, number, seed, now)),
+            on_the_way: BTreeMap::new(),
+            sequence: 0,
+            site,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    pub(crate) fn instance(&mut self, (host, port): At) -> &mut Instance {
+        &mut self.hosts[host].instances[port]
+    }
+
+    pub(crate) fn report(&self, host: usize) -> Report {
+        self.hosts[host].shard.report()
+    }
+
+    /// How many packets a host dropped for a reason.
+    pub(crate) fn drops(&self, host: usize, reason: DropReason) -> u64 {
+        self.report(host)
+            .drops
+            .iter()
+            .filter(|drop| drop.reason == reason)
+            .map(|drop| drop.packets)
+            .sum()
+    }
+
+    /// All drops of a host, to be read in a failure.
+    pub(crate) fn all_drops(&self, host: usize) -> Vec<(DropReason, u64)> {
+        self.report(host)
+            .drops
+            .iter()
+            .map(|drop| (drop.reason, drop.packets))
+            .collect()
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        self.link.tally
+    }
+
+    pub(crate) fn restart(&mut self, host: usize) {
+        let now = self.now;
+        self.hosts[host].restart(now);
+    }
+
+    /// Sends a packet from an instance, and lets the world settle for a little.
+    pub(crate) fn send(&mut self, from: At, packet: impl Into<Packet>) {
+        self.instance(from).inject(packet.into());
+        self.run_for(Duration::from_millis(50));
+    }
+
+    /// What an instance was given since it was asked last.
+    pub(crate) fn received(&mut self, at: At) -> Vec<Packet> {
+        std::mem::take(&mut self.instance(at).received)
+    }
+
+    /// Puts a datagram of a stranger on the wire to a host.
+    pub(crate) fn knock(&mut self, host: usize, source: SocketAddr, datagram: Vec<u8>) {
+        self.sequence += 1;
+        let arrival = Arrival {
+            host,
+            datagram: (source, Ecn::NotCapable, datagram),
+        };
+        self.on_the_way.insert((self.now, self.sequence), arrival);
+    }
+
+    pub(crate) fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        self.run_until(end, |_| false);
+    }
+
+    /// Lets time pass until `end`, or until `done` says so. Returns whether it did.
+    pub(crate) fn run_until(&mut self, end: Instant, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        loop {
+            self.settle();
+            if done(self) {
+                return true;
+            }
+            let next = self.next_event();
+            if next > end {
+                self.advance(end);
+                return false;
+            }
+            self.advance(next);
+        }
+    }
+
+    /// The next time at which anything is due, later than now.
+    fn next_event(&mut self) -> Instant {
+        let now = self.now;
+        let arrival = self.on_the_way.keys().next().map(|(at, _)| *at);
+        let due = self.hosts.iter_mut().filter_map(|host| host.poll_at(now));
+        let soonest = due.chain(arrival).min().unwrap_or(now + Duration::from_secs(1));
+        // A stack that is due now has just been polled: let a little time pass.
+        soonest.max(now + Duration::from_micros(1))
+    }
+
+    fn advance(&mut self, to: Instant) {
+        MockClock::advance(to.saturating_since(self.now));
+        self.now = self.now.max(to);
+    }
+
+    /// Everything that happens now.
+    fn settle(&mut self) {
+        self.arrive();
+        for number in 0..self.hosts.len() {
+            self.hosts[number].settle(self.now);
+            while let Some((route, datagram)) = self.hosts[number].transmitted() {
+                self.carry(number, route.endpoint, route.ecn, datagram);
+            }
+        }
+    }
+
+    fn carry(&mut self, from: usize, endpoint: SocketAddr, ecn: Ecn, datagram: Vec<u8>) {
+        let to = [0, 1]
+            .into_iter()
+            .find(|host| self.site.address(*host) == endpoint);
+        let to = to.unwrap_or_else(|| panic!("a datagram to {endpoint}, where nobody is"));
+        let source = self.site.address(from);
+        let ecn = self.link.conditions.mark.unwrap_or(ecn);
+        let headers = self.site.outer_headers();
+        for at in self
+            .link
+            .carry(&datagram, headers, self.now)
+            .into_iter()
+            .flatten()
+        {
+            self.sequence += 1;
+            let arrival = Arrival {
+                host: to,
+                datagram: (source, ecn, datagram.clone()),
+            };
+            self.on_the_way.insert((at, self.sequence), arrival);
+        }
+    }
+
+    /// Gives the hosts what has arrived, in the runs that UDP GRO would make of it.
+    fn arrive(&mut self) {
+        let mut arrived: [Vec<(SocketAddr, Ecn, Vec<u8>)>; 2] = [Vec::new(), Vec::new()];
+        while let Some(entry) = self.on_the_way.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let arrival = entry.remove();
+            arrived[arrival.host].push(arrival.datagram);
+        }
+        for (host, datagrams) in self.hosts.iter_mut().zip(&arrived) {
+            for run in runs(datagrams) {
+                let (source, ecn, first) = &datagrams[run.start];
+                let bytes: Vec<u8> = datagrams[run.clone()]
+                    .iter()
+                    .flat_map(|(.., bytes)| bytes)
+                    .copied()
+                    .collect();
+                let datagrams = Datagrams {
+                    lane: 0,
+                    source: *source,
+                    ecn: *ecn,
+                    stride: first.len().max(1),
+                    bytes: &bytes,
+                };
+                host.handle_lane(datagrams, self.now);
+            }
+            host.flush(self.now);
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! A lab of one story.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::running::{Running, attempt, command, succeed};
+use crate::traces::{Traces, processes_of};
+use crate::{Capture, wait_until};
+
+/// Which of a host's two processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// The one that decides.
+    Agent,
+    /// The one that carries packets.
+    Datapath,
+}
+
+impl Process {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Datapath => "datapath",
+        }
+    }
+}
+
+/// A lab that is up. It goes down with [`Lab::close`], or when it is dropped.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    binary: PathBuf,
+    folder: PathBuf,
+    before: Traces,
+    is_up: bool,
+    outputs: AtomicUsize,
+}
+
+/// The binary under test, when there is one and it can be tested; says so when not.
+#[expect(clippy::print_stderr, reason = "a skipped story says so where a person looks")]
+pub fn binary() -> Option<PathBuf> {
+    let Some(path) = env::var_os("TIDEGATE_BIN").map(PathBuf::from) else {
+        eprintln!("skipped: TIDEGATE_BIN isn't set; .ci/e2e.sh builds the binary and sets it");
+        return None;
+    };
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: network namespaces need root");
+        return None;
+    }
+    Some(path)
+}
+
+impl Lab {
+    /// Builds a lab. `files` are written beside the topology, so that it can name application documents.
+    ///
+    /// `None` without a binary or without root: the story is skipped.
+    ///
+    /// # Errors
+    /// When `lab up` fails.
+    pub fn up(name: &str, mut topology: Value, files: &[(&str, &str)]) -> Result<Option<Self>> {
+        let Some(binary) = binary() else { return Ok(None) };
+        // What a killed run left would be counted as there before.
+        if Path::new("/run/tidegate-lab").join(name).exists() {
+            attempt(command([
+                binary.as_os_str(),
+                "lab".as_ref(),
+                "down".as_ref(),
+                name.as_ref(),
+            ])?)?;
+        }
+        let folder = env::temp_dir().join(format!("tidegate-test-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        for (file, text) in files {
+            fs::write(folder.join(file), text)?;
+        }
+        if let Some(map) = topology.as_object_mut() {
+            map.insert("lab".to_owned(), Value::from(name));
+        }
+        // JSON is YAML too.
+        let file = folder.join("topology.yaml");
+        fs::write(&file, serde_json::to_string_pretty(&topology)?)?;
+
+        let before = Traces::of(name)?;
+        let mut lab = Self {
+            name: name.to_owned(),
+            binary,
+            folder,
+            before,
+            is_up: true,
+            outputs: AtomicUsize::new(0),
+        };
+        let up = succeed(command([
+            lab.binary.as_os_str(),
+            "lab".as_ref(),
+            "up".as_ref(),
+            file.as_os_str(),
+        ])?);
+        if let Err(error) = up {
+            let logs = lab.logs();
+            lab.is_up = false;
+            attempt(command([
+                lab.binary.as_os_str(),
+                "lab".as_ref(),
+                "down".as_ref(),
+                name.as_ref(),
+            ])?)?;
+            return Err(error.context(format!("building lab {name}\n{logs}")));
+        }
+        Ok(Some(lab))
+    }
+
+    /// Takes it down, and checks that nothing of it is left.
+    ///
+    /// # Errors
+    /// When `lab down` fails, or something is left.
+    pub fn close(mut self) -> Result<()> {
+        self.is_up = false;
+        self.down()?;
+        self.before.expect_back(&self.name)
+    }
+
+    fn down(&self) -> Result<()> {
+        let lab = self.name.as_str();
+        succeed(command([
+            self.binary.as_os_str(),
+            "lab".as_ref(),
+            "down".as_ref(),
+            lab.as_ref(),
+        ])?)?;
+        fs::remove_dir_all(&self.folder).with_context(|| format!("removing {}", self.folder.display()))
+    }
+
+    /// The namespace of a host, node or instance: `shop-web-1`.
+    pub fn namespace(&self, part: &str) -> String {
+        format!("{}-{part}", self.name)
+    }
+
+    /// The story's own folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Writes a file of the story.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn write(&self, file: &str, text: &str) -> Result<PathBuf> {
+        let path = self.folder.join(file);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Runs a command in a part of the lab; it must succeed.
+    ///
+    /// # Errors
+    /// When it doesn't, with what it said.
+    pub fn run(&self, part: &str, words: &[&str]) -> Result<String> {
+        succeed(self.within(part, words)?)
+    }
+
+    /// Runs a command in a part of the lab, whatever comes of it.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn attempt(&self, part: &str, words: &[&str]) -> Result<Output> {
+        attempt(self.within(part, words)?)
+    }
+
+    /// Starts a command in a part of the lab and leaves it running.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start(&self, part: &str, words: &[&str]) -> Result<Running> {
+        let number = self.outputs.fetch_add(1, Ordering::Relaxed);
+        Running::start(
+            self.within(part, words)?,
+            self.folder.join(format!("output-{number}.txt")),
+        )
+    }
+
+    /// Starts an iperf3 server for as many clients as come, and waits until it listens.
+    ///
+    /// # Errors
+    /// When it doesn't.
+    pub fn serve_iperf3(&self, part: &str) -> Result<Running> {
+        let server = self.start(part, &["iperf3", "--server"])?;
+        wait_until("iperf3 listens", Duration::from_secs(5), || {
+            Ok(self
+                .run(part, &["ss", "-Hltn", "sport = :5201"])?
+                .contains("5201"))
+        })?;
+        Ok(server)
+    }
+
+    /// Captures on a device of a part of the lab.
+    ///
+    /// # Errors
+    /// When tcpdump doesn't start.
+    pub fn capture(&self, part: &str, device: &str, options: &[&str]) -> Result<Capture> {
+        let number = self.outputs.fetch_add(1, Ordering::Relaxed);
+        Capture::start(
+            self,
+            part,
+            device,
+            options,
+            self.folder.join(format!("capture-{number}.pcap")),
+        )
+    }
+
+    /// An instance's address.
+    ///
+    /// # Errors
+    /// When its `eth0` has none of that family.
+    pub fn address(&self, instance: &str, family: &str) -> Result<IpAddr> {
+        let text = self.run(
+            instance,
+            &[
+                "ip", family, "-json", "address", "show", "dev", "eth0", "scope", "global",
+            ],
+        )?;
+        let listing: Value = serde_json::from_str(&text)?;
+        let address = listing.pointer("/0/addr_info/0/local").and_then(Value::as_str);
+        Ok(address
+            .with_context(|| format!("eth0 of {instance} has no address ({family})"))?
+            .parse()?)
+    }
+
+    /// A host's folder.
+    pub fn host_folder(&self, host: &str) -> PathBuf {
+        Path::new("/run/tidegate-lab").join(&self.name).join(host)
+    }
+
+    /// Runs a verb of the binary on a host, whatever comes of it.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn attempt_tidegate(&self, host: &str, words: &[&str]) -> Result<Output> {
+        attempt(self.tidegate_command(host, words)?)
+    }
+
+    /// Runs a verb of the binary on a host; it must succeed, and print JSON.
+    ///
+    /// # Errors
+    /// When it doesn't, with what it said.
+    pub fn tidegate(&self, host: &str, words: &[&str]) -> Result<Value> {
+        let words: Vec<&str> = words.iter().copied().chain(["--output", "json"]).collect();
+        let text = succeed(self.tidegate_command(host, &words)?)?;
+        serde_json::from_str(&text).with_context(|| format!("tidegate {} printed no JSON", words.join(" ")))
+    }
+
+    /// A host's drop counters, by reason.
+    ///
+    /// # Errors
+    /// When the agent doesn't answer.
+    pub fn drops(&self, host: &str) -> Result<BTreeMap<String, u64>> {
+        let told = self.tidegate(host, &["drops"])?;
+        let list = told
+            .pointer("/drops")
+            .and_then(Value::as_array)
+            .context("drops -o json has no list")?;
+        let entry = |one: &Value| {
+            let reason = one.get("reason").and_then(Value::as_str)?;
+            Some((reason.to_owned(), one.get("packets").and_then(Value::as_u64)?))
+        };
+        list.iter()
+            .map(|one| entry(one).with_context(|| format!("not a drop counter: {one}")))
+            .collect()
+    }
+
+    /// The process id of one of a host's two processes.
+    ///
+    /// # Errors
+    /// When there isn't exactly one.
+    pub fn pid(&self, host: &str, process: Process) -> Result<u32> {
+        let folder = self.host_folder(host);
+        let is_it = |pid: &u32| {
+            let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<String> = cmdline
+                .split(|byte| *byte == 0)
+                .map(|word| String::from_utf8_lossy(word).into_owned())
+                .collect();
+            let is_ours = fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.binary);
+            is_ours && words.iter().any(|word| word == process.verb()) && names(*pid, &folder)
+        };
+        let found: Vec<u32> = processes_of(&self.name).into_iter().filter(is_it).collect();
+        match found.as_slice() {
+            [pid] => Ok(*pid),
+            _ => bail!(
+                "{host} has {} processes `tidegate {}`",
+                found.len(),
+                process.verb()
+            ),
+        }
+    }
+
+    /// Kills one of a host's two processes, as nothing can be prepared for.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn kill(&self, host: &str, process: Process) -> Result<u32> {
+        let pid = self.pid(host, process)?;
+        let target = Pid::from_raw(i32::try_from(pid)?).context("process 0")?;
+        kill_process(target, Signal::KILL).with_context(|| format!("killing {pid}"))?;
+        Ok(pid)
+    }
+
+    /// What the hosts' processes have written.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for root in [
+            Path::new("/run/tidegate-lab").join(&self.name),
+            Path::new("/run/tidegate-lab/.failed").join(&self.name),
+        ] {
+            gather_logs(&root, &mut text);
+        }
+        text
+    }
+
+    fn within(&self, part: &str, words: &[&str]) -> Result<Command> {
+        let namespace = self.namespace(part);
+        command(["ip", "netns", "exec", &namespace].iter().chain(words))
+    }
+
+    fn tidegate_command(&self, host: &str, words: &[&str]) -> Result<Command> {
+        let binary = self.binary.to_str().context("the binary's path isn't UTF-8")?;
+        let words: Vec<&str> = std::iter::once(binary).chain(words.iter().copied()).collect();
+        let mut command = self.within(host, &words)?;
+        let folder = self.host_folder(host);
+        command.env("TIDEGATE_CONFIG", folder.join("host.yaml"));
+        command.env("TIDEGATE_STATE_DIR", folder.join("state"));
+        command.env("TIDEGATE_RUN_DIR", folder.join("run"));
+        Ok(command)
+    }
+}
+
+impl Drop for Lab {
+    #[expect(
+        clippy::print_stderr,
+        reason = "the story has failed already; this is what helps to see why"
+    )]
+    fn drop(&mut self) {
+        if self.is_up {
+            eprintln!("{}", self.logs());
+            if let Err(error) = self.down() {
+                eprintln!("taking down lab {}: {error:#}", self.name);
+            }
+        }
+    }
+}
+
+fn names(pid: u32, folder: &Path) -> bool {
+    let folder = format!("{}/", folder.display());
+    ["cmdline", "environ"].iter().any(|file| {
+        let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        bytes
+            .windows(folder.len())
+            .any(|window| window == folder.as_bytes())
+    })
+}
+
+fn gather_logs(folder: &Path, text: &mut String) {
+    for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        let path = entry.path();
+        if path.is_dir() {
+            gather_logs(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "log") {
+            let log = fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.get(lines.len().saturating_sub(30)..).unwrap_or_default();
+            text.push_str(&format!("--- {}\n{}\n", path.display(), tail.join("\n")));
+        }
+    }
+}
