@@ -1,7 +1,5 @@
 //! What a network lets through, what it changes on the way, and what it says about the rest.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at what it didn't expect")]
-
 mod sim;
 
 use sim::link::Conditions;
