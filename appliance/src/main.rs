@@ -3,11 +3,13 @@
 //! One binary, several roles: the agent decides, the datapath carries packets, the supervisor starts both, and every
 //! other verb talks to the agent or builds a lab. `cli` reads which.
 
+mod agent;
 mod cli;
 mod config;
 mod datapath;
 mod lab;
 mod seam;
+mod supervisor;
 mod sys;
 
 use std::process::ExitCode;

@@ -64,7 +64,9 @@ impl Journal {
     /// # Errors
     /// When the file is there but can't be read or set aside.
     pub(crate) fn open(state_dir: &Path) -> io::Result<(Self, Record)> {
-        let journal = Self { path: state_dir.join(FILE_NAME) };
+        let journal = Self {
+            path: state_dir.join(FILE_NAME),
+        };
         let bytes = match fs::read(&journal.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((journal, Record::default())),
@@ -89,15 +91,24 @@ impl Journal {
     /// # Errors
     /// When it can't be written; what was in it is still there then.
     pub(crate) fn save(&self, record: &Record) -> io::Result<()> {
-        let bytes = serde_json::to_vec(&Versioned { version: VERSION, record })?;
+        let bytes = serde_json::to_vec(&Versioned {
+            version: VERSION,
+            record,
+        })?;
         let temporary = self.path.with_extension("json.new");
-        let mut file =
-            File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &self.path)?;
         // The new name is only safe from a power cut when its folder is.
-        self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        self.path
+            .parent()
+            .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     }
 
     /// Where the journal is.
@@ -122,7 +133,10 @@ fn parse(bytes: &[u8]) -> Result<Record, String> {
     let versioned: Versioned<serde_json::Value> =
         serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if versioned.version != VERSION {
-        return Err(format!("it has version {}, and this program writes {VERSION}", versioned.version));
+        return Err(format!(
+            "it has version {}, and this program writes {VERSION}",
+            versioned.version
+        ));
     }
     serde_json::from_value(versioned.record).map_err(|error| error.to_string())
 }
@@ -140,8 +154,14 @@ mod tests {
     }
 
     fn record() -> Record {
-        let mut record = Record { applications: vec!["name: shop\n".to_owned()], ..Record::default() };
-        let shop = ApplicationKey { tenant: "default".to_owned(), name: "shop".to_owned() };
+        let mut record = Record {
+            applications: vec!["name: shop\n".to_owned()],
+            ..Record::default()
+        };
+        let shop = ApplicationKey {
+            tenant: "default".to_owned(),
+            name: "shop".to_owned(),
+        };
         record.allocations.allocate(&shop, "web-1", 254).unwrap();
         record.next_port();
         record
@@ -165,8 +185,13 @@ mod tests {
         let (journal, _) = Journal::open(&folder).unwrap();
         journal.save(&record()).unwrap();
         let whole = fs::read(journal.path()).unwrap();
-        let damages: [&[u8]; 5] =
-            [b"", b"\0\0\0\0", whole.get(..whole.len() / 2).unwrap(), br#"{"version":1,"record":[]}"#, br#"{"version":9,"record":{}}"#];
+        let damages: [&[u8]; 5] = [
+            b"",
+            b"\0\0\0\0",
+            whole.get(..whole.len() / 2).unwrap(),
+            br#"{"version":1,"record":[]}"#,
+            br#"{"version":9,"record":{}}"#,
+        ];
         for (number, damage) in damages.into_iter().enumerate() {
             fs::write(journal.path(), damage).unwrap();
             assert_eq!(Journal::open(&folder).unwrap().1, Record::default());

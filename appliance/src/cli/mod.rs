@@ -3,12 +3,24 @@
 //! One file per group of verbs. Text goes to standard output, diagnostics to standard error; exit codes are in
 //! [`Failure`].
 
+mod attach;
+pub(crate) mod client;
+mod doctor;
+mod documents;
 mod lab;
+mod observe;
 pub(crate) mod output;
 
+use crate::{agent, datapath, supervisor};
 use clap::{Args, Parser, Subcommand};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Which log lines are written.
+const LOG: &str = "TIDEGATE_LOG";
 
 /// A userspace network stack appliance: isolated, encrypted application networks for the hosts of an edge site.
 #[derive(Debug, Parser)]
@@ -75,13 +87,43 @@ impl Places {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Runs the agent and the datapath, and restarts either when it ends.
+    #[command(after_help = "Example:\n  tidegate run --config host.yaml")]
+    Run,
+    /// Runs the agent: the process that decides. It finds the datapath by its socket.
+    #[command(after_help = "Example:\n  tidegate agent --config /etc/tidegate/host.yaml")]
+    Agent,
+    /// Runs the datapath: the process that carries packets. It waits for an agent.
+    #[command(after_help = "Example:\n  tidegate datapath --run-dir /run/tidegate")]
+    Datapath,
+    /// Puts application documents in force.
+    Apply(documents::Apply),
+    /// Takes an application out of force.
+    Delete(documents::Delete),
+    /// Lists applications, networks or instances.
+    Show(documents::Show),
+    /// Gives an instance its network device.
+    Attach(attach::Attach),
+    /// Takes an instance's network device away.
+    Detach(attach::Detach),
+    /// Shows this host at a glance: key, processes, plan, flows, problems.
+    #[command(after_help = "Example:\n  tidegate status -o json")]
+    Status,
+    /// Shows the other hosts: sessions, round trips, traffic.
+    #[command(after_help = "Example:\n  tidegate peers")]
+    Peers,
+    /// Shows why packets went no further, and what to do about it.
+    Drops(observe::Drops),
+    /// Looks at this machine: what keeps tidegate from running well.
+    #[command(after_help = "Example:\n  tidegate doctor --config host.yaml")]
+    Doctor,
     Lab(lab::LabVerb),
 }
 
 /// A verb that didn't do what was asked, and the exit code that says so. Any other error exits with 1.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Refused or failed: exit code 1.
+    /// Refused or failed, one line per problem: exit code 1.
     #[error("{0}")]
     Refused(String),
     /// What was named doesn't exist: exit code 3.
@@ -105,17 +147,111 @@ impl Failure {
 /// Reads the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
+    log_to_standard_error();
     match dispatch(cli) {
         Ok(code) => code,
         Err(error) => {
-            output::diagnostic(format_args!("tidegate: {error:#}"));
-            ExitCode::from(error.downcast_ref::<Failure>().map_or(1, Failure::exit_code))
+            let failure = error.downcast_ref::<Failure>();
+            // Lines of a document's problems begin with their file, as editors expect them.
+            match failure {
+                Some(Failure::Refused(problems)) if problems.contains('\n') => output::diagnostic(problems),
+                _ => output::diagnostic(format_args!("tidegate: {error:#}")),
+            }
+            ExitCode::from(failure.map_or(1, Failure::exit_code))
         }
     }
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    match cli.verb {
-        Verb::Lab(verb) => lab::run(verb, cli.output),
+    let Cli {
+        places,
+        output: form,
+        verb,
+    } = cli;
+    match verb {
+        Verb::Run => supervisor::run(&places)?,
+        Verb::Agent => {
+            supervisor::end_with_supervisor();
+            agent::run(&places)?;
+        }
+        Verb::Datapath => {
+            supervisor::end_with_supervisor();
+            datapath::run(&datapath::Options {
+                run_dir: places.run_dir,
+            })?;
+        }
+        Verb::Lab(verb) => return lab::run(verb, form),
+        Verb::Apply(arguments) => documents::apply(&places, form, &arguments)?,
+        Verb::Delete(arguments) => documents::delete(&places, form, &arguments)?,
+        Verb::Show(arguments) => documents::show(&places, form, &arguments)?,
+        Verb::Attach(arguments) => attach::attach(&places, form, &arguments)?,
+        Verb::Detach(arguments) => attach::detach(&places, form, &arguments)?,
+        Verb::Status => observe::status(&places, form)?,
+        Verb::Peers => observe::peers(&places, form)?,
+        Verb::Drops(arguments) => observe::drops(&places, form, &arguments)?,
+        Verb::Doctor => doctor::doctor(&places, form)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Logs go to standard error, as much as `TIDEGATE_LOG` says (`debug`, `tidegate::agent=trace`, …).
+fn log_to_standard_error() {
+    let filter = EnvFilter::builder()
+        .with_env_var(LOG)
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_help_that_says_what_it_does() {
+        for verb in Cli::command().get_subcommands() {
+            let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(about.len() > 20, "{}: {about:?}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn places_may_stand_before_and_after_the_verb() {
+        for line in [
+            "tidegate --run-dir /tmp/a status -o json",
+            "tidegate status -o json --run-dir /tmp/a",
+        ] {
+            let cli = parse(line).unwrap();
+            assert_eq!(cli.places.agent_socket(), PathBuf::from("/tmp/a/agent.sock"));
+            assert_eq!(cli.output, output::Form::Json);
+        }
+    }
+
+    #[test]
+    fn usage_errors_are_told_by_the_parser() {
+        for line in [
+            "tidegate",
+            "tidegate apply",
+            "tidegate show everything",
+            "tidegate attach --netns a --application b --service c --instance 0",
+            "tidegate attach --netns a --application b --service c --interface this-name-is-too-long",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        assert!(parse("tidegate attach --netns a --application b --service c --instance 3").is_ok());
     }
 }

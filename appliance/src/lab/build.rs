@@ -296,7 +296,7 @@ fn last_lines(log: &Path) -> String {
 }
 
 /// Our own program. When it was replaced while we run, the path leads nowhere, and only the kernel knows it still.
-fn own_program() -> Result<PathBuf, Error> {
+pub(super) fn own_program() -> Result<PathBuf, Error> {
     let path = std::env::current_exe().while_doing(|| "looking for the own program".to_owned())?;
     Ok(if path.exists() {
         path

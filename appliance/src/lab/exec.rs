@@ -1,6 +1,7 @@
 //! Runs a command inside a host, node or instance of a lab, as `ip netns exec` would: in the namespace, with its own
 //! `/etc/resolv.conf`.
 
+use super::build;
 use super::state::{self, HostFiles, State};
 use super::{Error, WhileDoing as _};
 use crate::sys::netns;
@@ -22,7 +23,13 @@ pub(crate) fn exec(
             "no command: `tidegate lab exec NAME -- COMMAND…`".to_owned(),
         ));
     };
-    let mut command = Command::new(program);
+    // Inside a lab `tidegate` is the program that built it, wherever PATH leads.
+    let program = if program == "tidegate" {
+        build::own_program()?.into_os_string()
+    } else {
+        program.clone()
+    };
+    let mut command = Command::new(&program);
     command.args(arguments);
     if let Some(host) = state.hosts.iter().find(|host| host.namespace == namespace) {
         let files = HostFiles::of(&state.lab, &host.name);

@@ -178,15 +178,13 @@ impl State {
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let known = names()?;
+                let known = names()?.join(", ");
                 let there = if known.is_empty() {
-                    "no lab is up".to_owned()
+                    "none is up".to_owned()
                 } else {
-                    known.join(", ")
+                    format!("up: {known}")
                 };
-                return Err(Error::NotFound(format!(
-                    "there is no lab {lab}; there is: {there}"
-                )));
+                return Err(Error::NotFound(format!("there is no lab {lab} ({there})")));
             }
             Err(error) => return Err(error).while_doing(|| format!("reading {}", path.display())),
         };

@@ -73,7 +73,11 @@ mod tests {
             let order = &order;
             move || {
                 order.borrow_mut().push(step);
-                if works { Ok(()) } else { Err(anyhow::anyhow!("{step} is stuck")) }
+                if works {
+                    Ok(())
+                } else {
+                    Err(anyhow::anyhow!("{step} is stuck"))
+                }
             }
         };
         let unwound = Transaction::run(|transaction| {

@@ -38,7 +38,10 @@ impl Allocations {
             .filter_map(|number: u64| InstanceIndex::try_from(number).ok())
             .find(|index| !names.values().any(|used| used == index));
         let Some(index) = free else {
-            return Err(NoRoom { application: application.clone(), names: names.len() });
+            return Err(NoRoom {
+                application: application.clone(),
+                names: names.len(),
+            });
         };
         names.insert(instance.to_owned(), index);
         Ok(index)
@@ -53,7 +56,9 @@ impl Allocations {
 
     /// Whether a name has an index.
     pub(crate) fn contains(&self, application: &ApplicationKey, instance: &str) -> bool {
-        self.0.get(&application.to_string()).is_some_and(|names| names.contains_key(instance))
+        self.0
+            .get(&application.to_string())
+            .is_some_and(|names| names.contains_key(instance))
     }
 
     /// Frees all indices of an application that is deleted.
@@ -94,13 +99,18 @@ mod tests {
     use super::*;
 
     fn shop() -> ApplicationKey {
-        ApplicationKey { tenant: "acme".to_owned(), name: "shop".to_owned() }
+        ApplicationKey {
+            tenant: "acme".to_owned(),
+            name: "shop".to_owned(),
+        }
     }
 
     #[test]
     fn a_name_keeps_its_index_and_no_other_name_gets_it() {
         let mut allocations = Allocations::default();
-        let index = |allocations: &mut Allocations, name: &str| allocations.allocate(&shop(), name, 254).unwrap().get();
+        let index = |allocations: &mut Allocations, name: &str| {
+            allocations.allocate(&shop(), name, 254).unwrap().get()
+        };
         assert_eq!(index(&mut allocations, "web-1"), 2);
         assert_eq!(index(&mut allocations, "db-1"), 3);
         assert_eq!(index(&mut allocations, "web-1"), 2);
@@ -114,7 +124,9 @@ mod tests {
     fn a_full_block_is_refused_with_what_to_do() {
         let mut allocations = Allocations::default();
         for number in 1..=253 {
-            allocations.allocate(&shop(), &format!("web-{number}"), 254).unwrap();
+            allocations
+                .allocate(&shop(), &format!("web-{number}"), 254)
+                .unwrap();
         }
         let error = allocations.allocate(&shop(), "web-254", 254).unwrap_err();
         assert!(error.to_string().contains("253 instance names"), "{error}");

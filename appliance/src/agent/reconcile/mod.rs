@@ -6,7 +6,7 @@
 mod allocation;
 mod underlay_mtu;
 
-pub(crate) use allocation::{Allocations, NoRoom, PeerNumbers};
+pub(crate) use allocation::{Allocations, PeerNumbers};
 pub(crate) use underlay_mtu::{Family, fragments_outside, inner_mtu};
 
 use crate::config::application::ApplicationDocument;
@@ -32,7 +32,10 @@ pub(crate) struct ApplicationKey {
 impl ApplicationKey {
     /// The key of a document.
     pub(crate) fn of(document: &ApplicationDocument) -> Self {
-        Self { tenant: document.tenant.clone(), name: document.name.clone() }
+        Self {
+            tenant: document.tenant.clone(),
+            name: document.name.clone(),
+        }
     }
 }
 
@@ -71,6 +74,8 @@ pub(crate) struct Attachment {
     pub(crate) interface: String,
     /// The device's MTU.
     pub(crate) mtu: Mtu,
+    /// Whether the device's packets have a virtio header: super-packets and partial checksums can pass.
+    pub(crate) offloads: bool,
     /// The addresses that were set inside.
     pub(crate) memberships: Vec<Membership>,
 }
@@ -168,7 +173,9 @@ pub(crate) enum PlanError {
         vni: Vni,
     },
     /// A peer claims this host's ordinal.
-    #[error("peer {peer} has ordinal {ordinal}, which is this host's own: every host of a site needs another one")]
+    #[error(
+        "peer {peer} has ordinal {ordinal}, which is this host's own: every host of a site needs another one"
+    )]
     PeerOrdinal {
         /// The peer.
         peer: String,
@@ -226,7 +233,9 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanErrors> {
 
 /// The number of an application's network.
 pub(crate) fn network_vni(document: &ApplicationDocument) -> Vni {
-    document.vni.unwrap_or_else(|| derive_vni(&document.tenant, NetworkKind::Application, &document.name))
+    document
+        .vni
+        .unwrap_or_else(|| derive_vni(&document.tenant, NetworkKind::Application, &document.name))
 }
 
 /// The addresses of an application's network.
@@ -242,13 +251,25 @@ pub(crate) fn memberships(
     index: InstanceIndex,
 ) -> Option<Vec<Membership>> {
     let (ipv4, ipv6) = network_numbers(host, document).instance(host.ordinal, index)?;
-    Some(vec![Membership { vni: network_vni(document), ipv4, ipv6 }])
+    Some(vec![Membership {
+        vni: network_vni(document),
+        ipv4,
+        ipv6,
+    }])
 }
 
 /// The MTU for devices of instances: the largest over the underlay's families in use, IPv4's when none is known.
 pub(crate) fn instance_mtu(host: &HostDocument, underlay_mtu: u32) -> Mtu {
-    let families = host.cluster.peers.iter().filter_map(|peer| peer.endpoint).map(Family::of);
-    families.map(|family| inner_mtu(underlay_mtu, family)).max().unwrap_or_else(|| inner_mtu(underlay_mtu, Family::Ipv4))
+    let families = host
+        .cluster
+        .peers
+        .iter()
+        .filter_map(|peer| peer.endpoint)
+        .map(Family::of);
+    families
+        .map(|family| inner_mtu(underlay_mtu, family))
+        .max()
+        .unwrap_or_else(|| inner_mtu(underlay_mtu, Family::Ipv4))
 }
 
 fn networks(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> BTreeMap<ApplicationKey, Network> {
@@ -257,7 +278,11 @@ fn networks(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> BTreeMap<Applic
     for (key, document) in inputs.applications {
         let vni = network_vni(document);
         if let Some(first) = owners.insert(vni, key) {
-            errors.push(PlanError::SameVni { first: first.clone(), second: key.clone(), vni });
+            errors.push(PlanError::SameVni {
+                first: first.clone(),
+                second: key.clone(),
+                vni,
+            });
         }
         let network = Network {
             vni,
@@ -279,10 +304,12 @@ fn instances(
     let mut instances = Vec::new();
     for attachment in inputs.attachments {
         let key = &attachment.application;
-        let described = inputs
-            .applications
-            .get(key)
-            .is_some_and(|document| document.services.iter().any(|service| service.name == attachment.service));
+        let described = inputs.applications.get(key).is_some_and(|document| {
+            document
+                .services
+                .iter()
+                .any(|service| service.name == attachment.service)
+        });
         let Some(network) = networks.get(key).filter(|_| described) else {
             errors.push(PlanError::InstanceWithoutService {
                 application: key.clone(),
@@ -305,8 +332,13 @@ fn instances(
             application: key.name.clone(),
             service: attachment.service.clone(),
             name: attachment.name(),
-            memberships: vec![Membership { vni: network.vni, ipv4, ipv6 }],
+            memberships: vec![Membership {
+                vni: network.vni,
+                ipv4,
+                ipv6,
+            }],
             mtu: attachment.mtu,
+            offloads: attachment.offloads,
         });
     }
     instances
@@ -316,11 +348,16 @@ fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Peer> {
     let mut peers = Vec::new();
     for document in &inputs.host.cluster.peers {
         if document.ordinal == inputs.host.ordinal {
-            errors.push(PlanError::PeerOrdinal { peer: document.name.clone(), ordinal: document.ordinal });
+            errors.push(PlanError::PeerOrdinal {
+                peer: document.name.clone(),
+                ordinal: document.ordinal,
+            });
         }
         let networks = peer_networks(inputs, document, errors);
         let Some(id) = inputs.peers.get(&document.public_key) else {
-            errors.push(PlanError::PeerWithoutNumber { peer: document.name.clone() });
+            errors.push(PlanError::PeerWithoutNumber {
+                peer: document.name.clone(),
+            });
             continue;
         };
         let family = document.endpoint.map_or(Family::Ipv4, Family::of);
@@ -345,12 +382,20 @@ fn peer_networks(inputs: &Inputs<'_>, peer: &PeerDocument, errors: &mut Vec<Plan
     };
     let mut vnis = BTreeSet::new();
     for network in named {
-        let key = ApplicationKey { tenant: network.tenant.clone(), name: network.application.clone() };
+        let key = ApplicationKey {
+            tenant: network.tenant.clone(),
+            name: network.application.clone(),
+        };
         let applied = inputs.applications.get(&key).map(network_vni);
         let vni = match (applied, network.vni) {
             (Some(vni), Some(expected)) if vni != expected => {
                 let peer = peer.name.clone();
-                errors.push(PlanError::PeerVni { peer, application: key, expected, vni });
+                errors.push(PlanError::PeerVni {
+                    peer,
+                    application: key,
+                    expected,
+                    vni,
+                });
                 continue;
             }
             (Some(vni), _) | (None, Some(vni)) => vni,

@@ -22,7 +22,11 @@ pub(crate) enum Family {
 impl Family {
     /// The family of an endpoint.
     pub(crate) fn of(endpoint: SocketAddr) -> Self {
-        if endpoint.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+        if endpoint.is_ipv4() {
+            Self::Ipv4
+        } else {
+            Self::Ipv6
+        }
     }
 
     fn header(self) -> u32 {
@@ -36,7 +40,8 @@ impl Family {
 /// The largest packet inside: what the underlay leaves, but never below the 1280 that IPv6 inside needs.
 pub(crate) fn inner_mtu(underlay: u32, family: Family) -> Mtu {
     // The number is inside the range by the two bounds.
-    Mtu::try_from(u64::from(room(underlay, family)).clamp(Mtu::MIN.into(), Mtu::MAX.into())).unwrap_or(Mtu::MIN)
+    Mtu::try_from(u64::from(room(underlay, family)).clamp(Mtu::MIN.into(), Mtu::MAX.into()))
+        .unwrap_or(Mtu::MIN)
 }
 
 /// Whether datagrams towards a peer may have to be fragmented on the underlay: it leaves less than 1280 bytes.

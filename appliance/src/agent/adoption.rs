@@ -1,0 +1,194 @@
+//! Finding a datapath, and making it and the agent agree: whoever started later gets everything from the other.
+
+use super::datapath::{Greeting, SeamError};
+use super::reconcile::{Family, fragments_outside};
+use super::{Agent, DATAPATH_PATIENCE, Intent, Lanes, RECONNECT, Refusal};
+use crate::config::host::Switch;
+use crate::seam::LaneFeatures;
+use crate::sys::lane_socket;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd as _;
+use tidegate_stack::plan::PortId;
+
+impl Agent {
+    /// One attempt to find the datapath; it being away is no news.
+    pub(super) async fn look_for_datapath(&mut self) {
+        match self.greet().await {
+            Ok(()) => {}
+            Err(SeamError::Away { source, .. }) => tracing::debug!(%source, "the datapath is away"),
+            Err(error) => self.tell_problem(error.to_string()),
+        }
+    }
+
+    /// Waits, a bounded time, until the datapath is there.
+    pub(super) async fn wait_for_datapath(&mut self) -> Result<(), Refusal> {
+        let deadline = tokio::time::Instant::now() + DATAPATH_PATIENCE;
+        while !self.datapath.is_connected() {
+            if let Err(error) = self.greet().await {
+                if tokio::time::Instant::now() > deadline || !matches!(error, SeamError::Away { .. }) {
+                    return Err(Refusal::because(error));
+                }
+                tokio::time::sleep(RECONNECT).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects, adopts what the datapath holds, gives it what it lacks, and installs the plan unless it runs already.
+    async fn greet(&mut self) -> Result<(), SeamError> {
+        let greeting = self.datapath.connect().await?;
+        self.in_force = greeting.plan;
+        self.agree_on_lanes(&greeting).await?;
+        let lost = self.agree_on_ports(&greeting).await?;
+        self.greeting = Some(greeting.clone());
+
+        let mut intent = self.intent.clone();
+        intent
+            .record
+            .attachments
+            .retain(|attachment| !lost.contains(&attachment.port));
+        match self.plan(&intent) {
+            Ok(plan) if self.in_force == Some(plan.digest) => {
+                self.epoch = self.datapath.report().await?.epoch;
+                tracing::info!(
+                    datapath = greeting.pid,
+                    epoch = self.epoch,
+                    "the datapath runs the plan already"
+                );
+            }
+            Ok(plan) => self.install(&plan).await?,
+            Err(problems) => {
+                // The datapath goes on with its last plan, and the next good document mends it.
+                for problem in &problems {
+                    tracing::error!(problem, "no plan can be made");
+                }
+                self.problems = problems;
+                return Ok(());
+            }
+        }
+        self.problems.clear();
+        self.drop_strangers(&greeting, &intent).await?;
+        self.intent = intent;
+        if !lost.is_empty()
+            && let Err(error) = self.save()
+        {
+            self.tell_problem(format!("{error:#}"));
+        }
+        // Without systemd there is nobody to notify.
+        drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+        Ok(())
+    }
+
+    async fn agree_on_lanes(&mut self, greeting: &Greeting) -> Result<(), SeamError> {
+        let port = self.host.cluster.wireguard_port;
+        let held = greeting.lanes.filter(|listen| listen.port() == port);
+        if let (Some(listen), None) = (held, &self.lanes) {
+            self.lanes = Some(Lanes {
+                sockets: self.datapath.adopt(None).await?,
+                listen,
+            });
+        }
+        if self.lanes.is_none() {
+            self.lanes = self.bind_lanes(port);
+        }
+        if let (None, Some(lanes)) = (held, &self.lanes) {
+            let features = LaneFeatures {
+                gso: self.host.datapath.features.gso != Switch::Off,
+                gro: self.host.datapath.features.gro != Switch::Off,
+            };
+            self.datapath
+                .set_lanes(lanes.listen, features, &lanes.sockets)
+                .await?;
+        }
+        self.set_fragmentation();
+        Ok(())
+    }
+
+    fn bind_lanes(&mut self, port: u16) -> Option<Lanes> {
+        let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        match lane_socket::bind(listen, true) {
+            Ok(socket) => Some(Lanes {
+                sockets: vec![socket],
+                listen,
+            }),
+            Err(error) => {
+                self.tell_problem(format!(
+                    "UDP port {port} can't be bound ({error}): nothing passes to other hosts; free it, or set \
+                     `cluster.wireguard-port` in the host document"
+                ));
+                None
+            }
+        }
+    }
+
+    /// Lets the lanes' datagrams be fragmented where the underlay leaves less than 1280 bytes inside, and only there.
+    pub(super) fn set_fragmentation(&self) {
+        let Some(lanes) = &self.lanes else { return };
+        let endpoints = self.host.cluster.peers.iter().filter_map(|peer| peer.endpoint);
+        let fragments = endpoints
+            .map(Family::of)
+            .any(|family| fragments_outside(self.underlay.mtu, family));
+        for socket in &lanes.sockets {
+            if let Err(error) = lane_socket::set_dont_fragment(socket.as_fd(), !fragments) {
+                tracing::warn!(%error, "a lane's fragmentation can't be set");
+            }
+        }
+    }
+
+    /// Adopts the queues that only the datapath holds, gives it those that only the agent holds, and names the ports
+    /// whose queues nobody holds any more.
+    async fn agree_on_ports(&mut self, greeting: &Greeting) -> Result<Vec<PortId>, SeamError> {
+        let mut lost = Vec::new();
+        for attachment in self.intent.record.attachments.clone() {
+            let port = attachment.port;
+            let agreed = match (greeting.ports.contains(&port), self.queues.get(&port)) {
+                (true, Some(_)) => continue,
+                (true, None) => self.datapath.adopt(Some(port)).await.map(|queues| {
+                    self.queues.insert(port, queues);
+                }),
+                (false, Some(queues)) => self.datapath.add_port(port, &attachment.interface, queues).await,
+                (false, None) => Err(SeamError::Refused(
+                    "neither process holds the device's queues".to_owned(),
+                )),
+            };
+            match agreed {
+                Ok(()) => {}
+                Err(SeamError::Refused(reason)) => {
+                    tracing::warn!(
+                        application = %attachment.application, instance = attachment.name(), reason,
+                        "the instance's device is lost: attach it again, it keeps its addresses"
+                    );
+                    self.queues.remove(&port);
+                    lost.push(port);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Closes the ports that the datapath holds and no attachment names: what an agent left that was killed in the
+    /// middle of attaching.
+    async fn drop_strangers(&mut self, greeting: &Greeting, intent: &Intent) -> Result<(), SeamError> {
+        for port in &greeting.ports {
+            if !intent
+                .record
+                .attachments
+                .iter()
+                .any(|attachment| attachment.port == *port)
+            {
+                tracing::warn!(%port, "the datapath holds a port that was never finished or is lost; closing it");
+                self.datapath.remove_port(*port).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Logs a problem once, and keeps it for `status`.
+    pub(super) fn tell_problem(&mut self, problem: String) {
+        if !self.problems.contains(&problem) {
+            tracing::error!("{problem}");
+            self.problems.push(problem);
+        }
+    }
+}

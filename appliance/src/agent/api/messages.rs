@@ -1,0 +1,498 @@
+//! The messages of the control socket. The answers are what `-o json` prints: their keys are stable.
+
+use crate::agent::reconcile::Namespace;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use tidegate_stack::plan::{PortId, Vni};
+
+/// What a verb asks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub(crate) enum Request {
+    /// Puts application documents in force. Answer: [`Response::Applied`].
+    Apply {
+        /// The files' texts.
+        documents: Vec<DocumentText>,
+    },
+    /// Takes an application out of force. Answer: [`Response::Deleted`].
+    Delete {
+        /// Its tenant.
+        tenant: String,
+        /// Its name.
+        application: String,
+    },
+    /// Asks for a list. Answer: the response of that name.
+    Applications,
+    /// The networks.
+    Networks,
+    /// The instances.
+    Instances,
+    /// Asks what a device has to be made with. Answer: [`Response::Prepared`], or [`Response::Attached`] when it is
+    /// attached already.
+    PrepareAttach {
+        /// Who.
+        instance: InstanceQuery,
+    },
+    /// Gives the queues of the device that was made as prepared, as descriptors. Answer: [`Response::Attached`].
+    CommitAttach,
+    /// Takes an instance's device away. Answer: [`Response::Detached`].
+    Detach {
+        /// Who.
+        instance: InstanceQuery,
+    },
+    /// Answer: [`Response::Status`].
+    Status,
+    /// Answer: [`Response::Peers`].
+    Peers,
+    /// Answer: [`Response::Drops`].
+    Drops,
+}
+
+/// A document's text and the name of its file, for messages.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DocumentText {
+    /// The file, as the user named it.
+    pub(crate) file: String,
+    /// What is in it.
+    pub(crate) text: String,
+}
+
+/// The keys of `attach` and `detach`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct InstanceQuery {
+    /// The tenant.
+    pub(crate) tenant: String,
+    /// The application.
+    pub(crate) application: String,
+    /// The service.
+    pub(crate) service: String,
+    /// The instance's number; without it the namespace tells which.
+    pub(crate) number: Option<u32>,
+    /// The namespace; `None` when it is gone.
+    pub(crate) namespace: Option<Namespace>,
+    /// The device's name inside.
+    pub(crate) interface: String,
+}
+
+/// What the agent answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "response", rename_all = "kebab-case")]
+pub(crate) enum Response {
+    /// The documents are in force on every shard.
+    Applied(Applied),
+    /// The application is no longer in force.
+    Deleted(Deleted),
+    /// The applications.
+    Applications(ApplicationList),
+    /// The networks.
+    Networks(NetworkList),
+    /// The instances.
+    Instances(InstanceList),
+    /// What to make a device with.
+    Prepared(Prepared),
+    /// The instance is attached.
+    Attached(Attached),
+    /// The instance is no longer attached.
+    Detached(Detached),
+    /// The state at a glance.
+    Status(Box<Status>),
+    /// The peers.
+    Peers(PeerList),
+    /// The drops.
+    Drops(DropList),
+    /// The request couldn't be carried out; nothing changed.
+    Refused(Refusal),
+}
+
+/// Why a request couldn't be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Refusal {
+    /// Which exit code it is.
+    pub(crate) kind: RefusalKind,
+    /// One line each: what, where, what to do.
+    pub(crate) problems: Vec<String>,
+}
+
+/// Kinds of refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RefusalKind {
+    /// It can't be done.
+    Refused,
+    /// What was named doesn't exist.
+    NotFound,
+}
+
+impl Refusal {
+    /// It can't be done, for one reason.
+    pub(crate) fn because(problem: impl ToString) -> Self {
+        Self::of_all(vec![problem.to_string()])
+    }
+
+    /// It can't be done, for all these reasons.
+    pub(crate) fn of_all(problems: Vec<String>) -> Self {
+        Self {
+            kind: RefusalKind::Refused,
+            problems,
+        }
+    }
+
+    /// What was named doesn't exist.
+    pub(crate) fn not_found(problem: impl ToString) -> Self {
+        Self {
+            kind: RefusalKind::NotFound,
+            problems: vec![problem.to_string()],
+        }
+    }
+}
+
+/// What `apply` did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Applied {
+    /// Each application of the documents.
+    pub(crate) applications: Vec<AppliedApplication>,
+    /// The epoch of the policy in force.
+    pub(crate) epoch: u64,
+}
+
+/// What became of one application.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct AppliedApplication {
+    /// Its tenant.
+    pub(crate) tenant: String,
+    /// Its name.
+    pub(crate) application: String,
+    /// What it is compared to before.
+    pub(crate) change: Change,
+}
+
+/// What a document is, compared to the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Change {
+    /// There was none.
+    Created,
+    /// It differs.
+    Changed,
+    /// It is the same.
+    Unchanged,
+}
+
+/// What `delete` did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Deleted {
+    /// The application's tenant.
+    pub(crate) tenant: String,
+    /// The application.
+    pub(crate) application: String,
+    /// The epoch of the policy in force.
+    pub(crate) epoch: u64,
+}
+
+/// `show apps`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ApplicationList {
+    /// Sorted by tenant and name.
+    pub(crate) applications: Vec<ApplicationLine>,
+}
+
+/// One application.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct ApplicationLine {
+    /// Its tenant.
+    pub(crate) tenant: String,
+    /// Its name.
+    pub(crate) application: String,
+    /// Its version.
+    pub(crate) version: Option<String>,
+    /// Its services.
+    pub(crate) services: Vec<String>,
+    /// Its instances that are attached here.
+    pub(crate) instances: usize,
+}
+
+/// `show networks`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NetworkList {
+    /// Sorted by tenant and name.
+    pub(crate) networks: Vec<NetworkLine>,
+}
+
+/// One network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct NetworkLine {
+    /// Its tenant.
+    pub(crate) tenant: String,
+    /// The application that it belongs to.
+    pub(crate) application: String,
+    /// Its number.
+    pub(crate) vni: Vni,
+    /// Its prefixes.
+    pub(crate) ipv4_prefix: ipnet::Ipv4Net,
+    /// Its prefixes.
+    pub(crate) ipv6_prefix: ipnet::Ipv6Net,
+    /// This host's block.
+    pub(crate) ipv4_block: ipnet::Ipv4Net,
+    /// This host's block.
+    pub(crate) ipv6_block: ipnet::Ipv6Net,
+    /// The appliance's own addresses.
+    pub(crate) service_addresses: [IpAddr; 2],
+}
+
+/// `show instances`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct InstanceList {
+    /// Sorted by tenant, application, service and number.
+    pub(crate) instances: Vec<InstanceLine>,
+}
+
+/// One instance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct InstanceLine {
+    /// Its tenant.
+    pub(crate) tenant: String,
+    /// Its application.
+    pub(crate) application: String,
+    /// Its name.
+    pub(crate) instance: String,
+    /// The port that its device is.
+    pub(crate) port: PortId,
+    /// The device's name inside.
+    pub(crate) interface: String,
+    /// The device's MTU, in bytes.
+    pub(crate) mtu: u16,
+    /// Its addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Whether its addresses or MTU are no longer those of its application: attach it again with the same keys.
+    pub(crate) re_attach_needed: bool,
+    /// What it sent and received.
+    pub(crate) traffic: Option<tidegate_stack::stats::Traffic>,
+}
+
+/// What a device has to be made with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Prepared {
+    /// The instance's name.
+    pub(crate) instance: String,
+    /// The device's name until it is moved, unused on this host.
+    pub(crate) temporary_name: String,
+    /// How many queues it needs.
+    pub(crate) queues: u32,
+    /// Its MTU, in bytes.
+    pub(crate) mtu: u16,
+    /// Whether its packets have a virtio header.
+    pub(crate) vnet_header: bool,
+    /// Whether it hands out super-packets.
+    pub(crate) segmentation: bool,
+    /// Whether it may have several queues.
+    pub(crate) multi_queue: bool,
+    /// The networks, the application's own first.
+    pub(crate) networks: Vec<PreparedNetwork>,
+    /// The domain to search names in.
+    pub(crate) search: Vec<String>,
+}
+
+/// One network of an instance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct PreparedNetwork {
+    /// The instance's address.
+    pub(crate) ipv4: Ipv4Addr,
+    /// The instance's address.
+    pub(crate) ipv6: Ipv6Addr,
+    /// The network's prefix.
+    pub(crate) ipv4_prefix: ipnet::Ipv4Net,
+    /// The network's prefix.
+    pub(crate) ipv6_prefix: ipnet::Ipv6Net,
+    /// The appliance's own address, where names are asked for.
+    pub(crate) service_ipv4: Ipv4Addr,
+}
+
+/// What `attach` prints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Attached {
+    /// The tenant.
+    pub(crate) tenant: String,
+    /// The application.
+    pub(crate) application: String,
+    /// The instance's name.
+    pub(crate) instance: String,
+    /// The device's name inside.
+    pub(crate) interface: String,
+    /// The device's MTU, in bytes.
+    pub(crate) mtu: u16,
+    /// The instance's addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Whether it was attached before.
+    pub(crate) already: bool,
+}
+
+/// What `detach` prints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Detached {
+    /// The tenant.
+    pub(crate) tenant: String,
+    /// The application.
+    pub(crate) application: String,
+    /// The instance's name.
+    pub(crate) instance: String,
+}
+
+/// `status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Status {
+    /// The host's name in its site.
+    pub(crate) host_id: String,
+    /// The site.
+    pub(crate) site: String,
+    /// The host's number in its site.
+    pub(crate) ordinal: u8,
+    /// The foreign lane's public key, for the documents of other hosts.
+    pub(crate) public_key: String,
+    /// Where the foreign lane listens.
+    pub(crate) lane: Option<SocketAddr>,
+    /// The device towards the other hosts.
+    pub(crate) underlay: UnderlayStatus,
+    /// The agent's process.
+    pub(crate) agent: ProcessStatus,
+    /// The datapath; `None` while it doesn't answer.
+    pub(crate) datapath: Option<DatapathStatus>,
+    /// Applications in force.
+    pub(crate) applications: usize,
+    /// Instances attached.
+    pub(crate) instances: usize,
+    /// Peers in the plan.
+    pub(crate) peers: usize,
+    /// What keeps the inputs from being in force, one line each.
+    pub(crate) problems: Vec<String>,
+}
+
+/// The device towards the other hosts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct UnderlayStatus {
+    /// Its name.
+    pub(crate) device: Option<String>,
+    /// Its MTU, in bytes.
+    pub(crate) mtu: u32,
+    /// Whether its settings were changed while the agent runs.
+    pub(crate) tuned: bool,
+}
+
+/// A process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct ProcessStatus {
+    /// Its number.
+    pub(crate) pid: u32,
+    /// Its resident memory, in bytes.
+    pub(crate) resident_bytes: Option<u64>,
+    /// Time it has spent on processors, in seconds.
+    pub(crate) cpu_seconds: Option<f64>,
+}
+
+/// The datapath.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct DatapathStatus {
+    /// Its process.
+    pub(crate) process: ProcessStatus,
+    /// This start of it, in hexadecimal.
+    pub(crate) boot: String,
+    /// Its shards.
+    pub(crate) shards: u32,
+    /// The epoch of the policy in force.
+    pub(crate) epoch: u64,
+    /// The plan in force, in hexadecimal.
+    pub(crate) plan: Option<String>,
+    /// Live flows.
+    pub(crate) flows: u64,
+    /// Most flows there can be.
+    pub(crate) flows_capacity: u64,
+    /// Frames in use.
+    pub(crate) frames_in_use: u64,
+    /// Most frames there are.
+    pub(crate) frames_capacity: u64,
+    /// Ports that it polls.
+    pub(crate) ports: usize,
+    /// Peers with a session.
+    pub(crate) peers_connected: usize,
+    /// Packets dropped, whatever the reason.
+    pub(crate) drops: u64,
+}
+
+/// `peers`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PeerList {
+    /// Sorted by ordinal.
+    pub(crate) peers: Vec<PeerLine>,
+}
+
+/// One peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct PeerLine {
+    /// Its name in the host document.
+    pub(crate) name: String,
+    /// Its number in the site.
+    pub(crate) ordinal: u8,
+    /// Its key.
+    pub(crate) public_key: String,
+    /// Where it was last heard from, or where the document says it is.
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// Milliseconds since the session in use was made; `None` without a session.
+    pub(crate) handshake_age_ms: Option<u64>,
+    /// Round trip of the last handshake that this end began, in milliseconds.
+    pub(crate) rtt_ms: Option<u32>,
+    /// The MTU inside towards it, in bytes.
+    pub(crate) mtu: u16,
+    /// What passed.
+    pub(crate) traffic: tidegate_stack::stats::Traffic,
+}
+
+/// `drops`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DropList {
+    /// The reasons that were seen, the most frequent first.
+    pub(crate) drops: Vec<DropLine>,
+}
+
+/// One reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct DropLine {
+    /// Its label.
+    pub(crate) reason: String,
+    /// How many packets.
+    pub(crate) packets: u64,
+    /// The last one, as far as it was understood.
+    pub(crate) last: Option<DropExample>,
+    /// What it means and what to do.
+    pub(crate) explanation: String,
+}
+
+/// A dropped packet, with the names that this host knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct DropExample {
+    /// The instance it came from.
+    pub(crate) instance: Option<String>,
+    /// The peer it came from.
+    pub(crate) peer: Option<String>,
+    /// The application whose network it was in, or the network's number.
+    pub(crate) network: Option<String>,
+    /// Its addresses.
+    pub(crate) packet: Option<tidegate_stack::stats::PacketExample>,
+}

@@ -1,0 +1,196 @@
+//! The control socket: what verbs ask the agent, and what it answers.
+//!
+//! One JSON message each way over a `SOCK_SEQPACKET` socket; what doesn't fit into a message travels in a sealed
+//! memfd beside the word [`LARGE`]. A connection may ask several things, one after the other: attaching prepares and
+//! then commits, and what was prepared is given back when the connection ends.
+
+mod messages;
+
+pub(crate) use messages::*;
+
+use crate::sys::memfd;
+use crate::sys::seqpacket::{AsyncConnection, AsyncListener, Listener, MAX_BYTES, Message};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+/// Stands for a message whose JSON is in the memfd beside it. It is no JSON itself.
+const LARGE: &[u8] = b"large";
+/// Connections at a time; the next ones wait.
+const MAX_CONNECTIONS: usize = 64;
+/// The group whose members may ask.
+const GROUP: &str = "tidegate";
+
+/// Which connection asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ConnectionId(u64);
+
+/// What connections bring to the agent's loop.
+#[derive(Debug)]
+pub(crate) enum Call {
+    /// Somebody asks.
+    Request {
+        /// Who.
+        connection: ConnectionId,
+        /// What.
+        request: Request,
+        /// The descriptors beside it.
+        descriptors: Vec<OwnedFd>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Response>,
+    },
+    /// A connection ended.
+    Ended(ConnectionId),
+}
+
+/// A message and the memfd beside it, ready to be sent.
+pub(crate) fn encode(message: &impl Serialize) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() <= MAX_BYTES {
+        return Ok((bytes, None));
+    }
+    Ok((LARGE.to_vec(), Some(memfd::seal("tidegate-message", &bytes)?)))
+}
+
+/// A message as it arrived, and the descriptors that belong to it.
+pub(crate) fn decode<T: DeserializeOwned>(message: Message) -> io::Result<(T, Vec<OwnedFd>)> {
+    let mut descriptors = message.descriptors;
+    if message.bytes != LARGE {
+        return Ok((serde_json::from_slice(&message.bytes)?, descriptors));
+    }
+    if descriptors.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a large message came without its memory file",
+        ));
+    }
+    let bytes = memfd::read_sealed(descriptors.remove(0))?;
+    Ok((serde_json::from_slice(&bytes)?, descriptors))
+}
+
+/// Listens at `path`: for root and, where it exists, the group.
+pub(crate) fn listen(path: &Path) -> io::Result<AsyncListener> {
+    let listener = Listener::bind(path, 0o660)?;
+    if let Some(group) = group_id(&std::fs::read_to_string("/etc/group").unwrap_or_default()) {
+        std::os::unix::fs::chown(path, None, Some(group))?;
+    }
+    AsyncListener::new(listener)
+}
+
+/// Accepts connections for ever and brings what they ask to `calls`.
+pub(crate) async fn serve(listener: AsyncListener, calls: mpsc::Sender<Call>) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut number = 0;
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok(connection) => {
+                number += 1;
+                let calls = calls.clone();
+                tokio::spawn(async move {
+                    let id = ConnectionId(number);
+                    if let Err(error) = converse(id, &connection, &calls).await {
+                        tracing::debug!(%error, "a connection to the control socket ended early");
+                    }
+                    drop(calls.send(Call::Ended(id)).await);
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: somebody has to close some first.
+                tracing::warn!(%error, "a connection to the control socket can't be accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(
+    id: ConnectionId,
+    connection: &AsyncConnection,
+    calls: &mpsc::Sender<Call>,
+) -> io::Result<()> {
+    while let Some(message) = connection.receive().await? {
+        let response = match decode::<Request>(message) {
+            Ok((request, descriptors)) => {
+                let (answer, answered) = oneshot::channel();
+                let call = Call::Request {
+                    connection: id,
+                    request,
+                    descriptors,
+                    answer,
+                };
+                if calls.send(call).await.is_err() {
+                    return Ok(());
+                }
+                answered.await.unwrap_or_else(|_| {
+                    Response::Refused(Refusal::because("the agent is stopping: ask the next one"))
+                })
+            }
+            Err(error) => Response::Refused(Refusal::because(format!(
+                "the request can't be understood ({error}): are `tidegate` and the agent of one version?"
+            ))),
+        };
+        let (bytes, large) = encode(&response)?;
+        let descriptors: Vec<_> = large.iter().map(|descriptor| descriptor.as_fd()).collect();
+        connection.send(&bytes, &descriptors).await?;
+    }
+    Ok(())
+}
+
+/// The group's number, out of the text of `/etc/group` (group(5)). Not by getgrnam, which a static binary can't use.
+fn group_id(text: &str) -> Option<u32> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(GROUP))
+            .then(|| fields.nth(1)?.parse().ok())
+            .flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::seqpacket::Connection;
+
+    #[test]
+    fn the_group_is_found_in_the_text_of_its_file() {
+        assert_eq!(
+            group_id("root:x:0:\ntidegate-old:x:7:\ntidegate:x:998:alice,bob\n"),
+            Some(998)
+        );
+        assert_eq!(group_id("tidegate:x:many:\n"), None);
+        assert_eq!(group_id(""), None);
+    }
+
+    #[test]
+    fn a_large_answer_travels_in_a_memory_file() {
+        let (near, far) = Connection::pair().unwrap();
+        for problems in [1, 10_000] {
+            let response = Response::Refused(Refusal::of_all(vec![
+                "a line that says what is wrong"
+                    .to_owned();
+                problems
+            ]));
+            let (bytes, large) = encode(&response).unwrap();
+            assert_eq!(large.is_some(), problems > 1);
+            let descriptors: Vec<_> = large.iter().map(|descriptor| descriptor.as_fd()).collect();
+            near.send(&bytes, &descriptors).unwrap();
+            let (decoded, rest) = decode::<Response>(far.receive().unwrap().unwrap()).unwrap();
+            assert!(rest.is_empty());
+            let Response::Refused(Refusal {
+                problems: decoded, ..
+            }) = decoded
+            else {
+                panic!("another answer")
+            };
+            assert_eq!(decoded.len(), problems);
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The agent: decides what this host does, and tells the datapath.
+//!
+//! One task holds all state and does one thing at a time; what it does is one of
+//!
+//! 1. **a call** from the control socket ([`api`]): `apply` and `delete` ([`applications`]), `attach` and `detach`
+//!    ([`attachments`]), and questions ([`reports`]);
+//! 2. **the datapath** came, went, or tells something ([`adoption`], [`datapath`]);
+//! 3. **time**: a device whose namespace died is detached, an underlay whose MTU changed makes another plan.
+//!
+//! Each ends in the same way: an [`Intent`] becomes a plan ([`reconcile`]), the datapath installs it, the [`journal`]
+//! keeps it. An intent that makes no plan, or that the datapath refuses, leaves everything as it was.
+//!
+//! The agent may be killed at any time. What can't be made again (queues of devices, the lanes' sockets) is held by
+//! the datapath, too, and comes back from there.
+
+mod adoption;
+pub(crate) mod api;
+mod applications;
+pub(crate) mod attach;
+mod attachments;
+mod datapath;
+mod journal;
+pub(crate) mod keys;
+pub(crate) mod reconcile;
+mod reports;
+pub(crate) mod underlay;
+
+use crate::cli::Places;
+use crate::config::host::{self, HostDocument};
+use crate::seam::{Event, PlanDigest};
+use anyhow::Context as _;
+use api::{Call, ConnectionId, Refusal, Request, Response};
+use attachments::Reservation;
+use datapath::{DatapathClient, EncodedPlan, Greeting};
+use journal::{Journal, Record};
+use reconcile::{Applications, Inputs, Keys};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use tidegate_stack::plan::PortId;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use underlay::Underlay;
+
+/// How often a datapath that is away is looked for: it must be found again within 200 ms.
+const RECONNECT: Duration = Duration::from_millis(100);
+/// How long a verb waits for a datapath that is away.
+const DATAPATH_PATIENCE: Duration = Duration::from_secs(5);
+/// How often devices are looked at: the datapath's event about a dead one is only a hint.
+const DEVICE_CHECK: Duration = Duration::from_secs(2);
+/// How often the underlay's MTU is looked at.
+const UNDERLAY_CHECK: Duration = Duration::from_secs(10);
+/// Calls that wait for their turn.
+const WAITING_CALLS: usize = 64;
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it can't begin: the host document, a key, the journal or the control socket.
+pub(crate) fn run(places: &Places) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut agent = Agent::begin(places)?;
+        let listener = api::listen(&places.agent_socket()).with_context(|| {
+            format!(
+                "the control socket can't be made at {}",
+                places.agent_socket().display()
+            )
+        })?;
+        let (calls, waiting) = mpsc::channel(WAITING_CALLS);
+        let server = tokio::spawn(api::serve(listener, calls));
+        let outcome = agent.serve(waiting).await;
+        server.abort();
+        agent.end();
+        outcome
+    })
+}
+
+/// What the host is meant to do, as far as it can change while the agent runs.
+#[derive(Clone, Default)]
+struct Intent {
+    /// The application documents in force.
+    applications: Applications,
+    /// Everything else that a restarted agent has to know.
+    record: Record,
+}
+
+/// The lanes' sockets.
+struct Lanes {
+    sockets: Vec<OwnedFd>,
+    listen: SocketAddr,
+}
+
+/// The agent's whole state.
+struct Agent {
+    places: Places,
+    host: HostDocument,
+    keys: Keys,
+    underlay: Underlay,
+    journal: Journal,
+    intent: Intent,
+    /// Duplicates of the queues of every port: a datapath that starts gets them from here.
+    queues: BTreeMap<PortId, Vec<OwnedFd>>,
+    lanes: Option<Lanes>,
+    /// What connections prepared and haven't committed yet.
+    reservations: BTreeMap<ConnectionId, Reservation>,
+    datapath: DatapathClient,
+    /// What the datapath said when the connection began.
+    greeting: Option<Greeting>,
+    in_force: Option<PlanDigest>,
+    epoch: u64,
+    /// What keeps the intent from being in force.
+    problems: Vec<String>,
+}
+
+impl Agent {
+    fn begin(places: &Places) -> anyhow::Result<Self> {
+        let host = host::read(&places.config)?;
+        for folder in [&places.state_dir, &places.run_dir] {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("the folder {} can't be made", folder.display()))?;
+        }
+        let keys = keys::load(&host, &places.state_dir)?;
+        let (journal, record) = Journal::open(&places.state_dir)
+            .with_context(|| format!("the journal in {} can't be read", places.state_dir.display()))?;
+        let underlay = underlay::find(&host).unwrap_or_else(|error| {
+            tracing::warn!(
+                %error, assumed_mtu = underlay::USUAL_MTU,
+                "the underlay's device isn't known, so neither is its MTU: set `cluster.interface` in the host document"
+            );
+            Underlay { device: host.cluster.interface.clone(), mtu: underlay::USUAL_MTU }
+        });
+        let mut agent = Self {
+            places: places.clone(),
+            host,
+            keys,
+            underlay,
+            journal,
+            intent: Intent {
+                applications: applications::recorded(&record),
+                record,
+            },
+            queues: BTreeMap::new(),
+            lanes: None,
+            reservations: BTreeMap::new(),
+            datapath: DatapathClient::new(places.datapath_socket()),
+            greeting: None,
+            in_force: None,
+            epoch: 0,
+            problems: Vec::new(),
+        };
+        agent
+            .intent
+            .record
+            .peers
+            .number(agent.host.cluster.peers.iter().map(|peer| peer.public_key));
+        agent.apply_boot_folder();
+        if let Some(tuned) = underlay::tune(&agent.host, &agent.underlay) {
+            agent.intent.record.tuned = Some(tuned);
+        }
+        agent.save()?;
+        tracing::info!(
+            host = agent.host.host_id, site = agent.host.site, ordinal = %agent.host.ordinal,
+            public_key = %agent.keys.foreign_lane.public_key(), applications = agent.intent.applications.len(),
+            "the agent begins"
+        );
+        Ok(agent)
+    }
+
+    async fn serve(&mut self, mut calls: mpsc::Receiver<Call>) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut reconnect = interval(RECONNECT);
+        let mut devices = interval(DEVICE_CHECK);
+        let mut underlay = interval(UNDERLAY_CHECK);
+        loop {
+            let connected = self.datapath.is_connected();
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                event = self.datapath.event() => match event {
+                    Some(Event::PortGone { port }) => self.handle_port_gone(port).await,
+                    None => reconnect.reset_immediately(),
+                },
+                _ = reconnect.tick(), if !connected => self.look_for_datapath().await,
+                call = calls.recv() => match call {
+                    Some(Call::Request { connection, request, descriptors, answer }) => {
+                        let response = self.handle(connection, request, descriptors).await;
+                        // The asker may have gone; what was done stays done.
+                        drop(answer.send(response));
+                    }
+                    Some(Call::Ended(connection)) => self.forget_reservation(connection),
+                    None => return Ok(()),
+                },
+                _ = devices.tick(), if !self.queues.is_empty() => self.look_at_devices().await,
+                _ = underlay.tick() => self.look_at_underlay().await,
+            }
+        }
+    }
+
+    async fn handle(
+        &mut self,
+        connection: ConnectionId,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+    ) -> Response {
+        let outcome = match request {
+            Request::Apply { documents } => self.apply(documents).await,
+            Request::Delete { tenant, application } => self.delete(tenant, application).await,
+            Request::PrepareAttach { instance } => self.prepare_attach(connection, &instance).await,
+            Request::CommitAttach => self.commit_attach(connection, descriptors).await,
+            Request::Detach { instance } => self.detach(&instance).await,
+            Request::Applications => Ok(self.applications()),
+            Request::Networks => Ok(self.networks()),
+            Request::Instances => Ok(self.instances().await),
+            Request::Status => Ok(self.status().await),
+            Request::Peers => self.peers().await,
+            Request::Drops => self.drops().await,
+        };
+        outcome.unwrap_or_else(Response::Refused)
+    }
+
+    /// Makes the plan of an intent.
+    fn plan(&self, intent: &Intent) -> Result<EncodedPlan, Vec<String>> {
+        let plan = reconcile::plan(&Inputs {
+            host: &self.host,
+            applications: &intent.applications,
+            attachments: &intent.record.attachments,
+            peers: &intent.record.peers,
+            keys: &self.keys,
+            underlay_mtu: self.underlay.mtu,
+        })
+        .map_err(|errors| errors.0.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        EncodedPlan::of(&plan).map_err(|error| vec![format!("the plan can't be encoded: {error}")])
+    }
+
+    /// Puts an intent in force on every shard, and keeps it. When it can't be, nothing has changed. The datapath must
+    /// be there: it isn't looked for between two steps of one change.
+    async fn put_in_force(&mut self, intent: Intent) -> Result<u64, Refusal> {
+        let plan = self.plan(&intent).map_err(Refusal::of_all)?;
+        self.install(&plan).await.map_err(Refusal::because)?;
+        self.problems.clear();
+        self.intent = intent;
+        self.save().map_err(|error| {
+            Refusal::because(format!(
+                "it is in force, but a restart would forget it: {error:#}"
+            ))
+        })?;
+        Ok(self.epoch)
+    }
+
+    async fn install(&mut self, plan: &EncodedPlan) -> Result<(), datapath::SeamError> {
+        if self.in_force == Some(plan.digest) {
+            return Ok(());
+        }
+        self.epoch = self.datapath.install(plan).await?;
+        self.in_force = Some(plan.digest);
+        tracing::info!(
+            epoch = self.epoch,
+            plan = format_args!("{:016x}", plan.digest.0),
+            "a plan is in force"
+        );
+        Ok(())
+    }
+
+    fn save(&mut self) -> anyhow::Result<()> {
+        self.intent.record.applications = self
+            .intent
+            .applications
+            .values()
+            .map(|document| document.source.clone())
+            .collect();
+        self.journal.save(&self.intent.record).with_context(|| {
+            format!(
+                "the journal can't be written at {}",
+                self.journal.path().display()
+            )
+        })
+    }
+
+    async fn look_at_underlay(&mut self) {
+        let Ok(found) = underlay::find(&self.host) else {
+            return;
+        };
+        if found == self.underlay {
+            return;
+        }
+        tracing::info!(device = found.device, mtu = found.mtu, "the underlay changed");
+        self.underlay = found;
+        self.set_fragmentation();
+        if self.datapath.is_connected()
+            && let Err(Refusal { problems, .. }) = self.put_in_force(self.intent.clone()).await
+        {
+            tracing::error!(
+                ?problems,
+                "the plan for the changed underlay can't be put in force"
+            );
+            self.problems = problems;
+        }
+    }
+
+    /// Puts back what was changed on the machine. The datapath goes on with its last plan.
+    fn end(&mut self) {
+        if let Some(tuned) = self.intent.record.tuned.take() {
+            underlay::restore(&tuned);
+            if let Err(error) = self.save() {
+                tracing::warn!("{error:#}");
+            }
+        }
+        tracing::info!("the agent ends");
+    }
+}
+
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}

@@ -1,0 +1,224 @@
+//! Answers to questions: what is in force, what passed, what was dropped.
+
+use super::api::{
+    ApplicationLine, ApplicationList, DatapathStatus, DropExample, DropLine, DropList, InstanceLine,
+    InstanceList, NetworkLine, NetworkList, PeerLine, PeerList, ProcessStatus, Status, UnderlayStatus,
+};
+use super::attachments::addresses;
+use super::{Agent, Refusal, Response, reconcile};
+use crate::sys::process::Process;
+use std::net::IpAddr;
+use tidegate_stack::plan::{PeerId, PortId, Vni};
+use tidegate_stack::stats::{self, Report};
+
+impl Agent {
+    /// `show apps`.
+    pub(super) fn applications(&self) -> Response {
+        let lines = self
+            .intent
+            .applications
+            .iter()
+            .map(|(key, document)| ApplicationLine {
+                tenant: key.tenant.clone(),
+                application: key.name.clone(),
+                version: document.version.clone(),
+                services: document
+                    .services
+                    .iter()
+                    .map(|service| service.name.clone())
+                    .collect(),
+                instances: self
+                    .intent
+                    .record
+                    .attachments
+                    .iter()
+                    .filter(|attachment| attachment.application == *key)
+                    .count(),
+            });
+        Response::Applications(ApplicationList {
+            applications: lines.collect(),
+        })
+    }
+
+    /// `show networks`.
+    pub(super) fn networks(&self) -> Response {
+        let lines = self.intent.applications.iter().map(|(key, document)| {
+            let numbers = reconcile::network_numbers(&self.host, document);
+            NetworkLine {
+                tenant: key.tenant.clone(),
+                application: key.name.clone(),
+                vni: reconcile::network_vni(document),
+                ipv4_prefix: numbers.ipv4_prefix,
+                ipv6_prefix: numbers.ipv6_prefix,
+                ipv4_block: numbers.block_ipv4(self.host.ordinal),
+                ipv6_block: numbers.block_ipv6(self.host.ordinal),
+                service_addresses: [
+                    IpAddr::V4(numbers.service_ipv4()),
+                    IpAddr::V6(numbers.service_ipv6()),
+                ],
+            }
+        });
+        Response::Networks(NetworkList {
+            networks: lines.collect(),
+        })
+    }
+
+    /// `show instances`.
+    pub(super) async fn instances(&mut self) -> Response {
+        let report = self.datapath.report().await.ok();
+        let traffic = |port: PortId| {
+            let ports = &report.as_ref()?.ports;
+            Some(ports.iter().find(|line| line.port == port)?.traffic)
+        };
+        let mut attachments: Vec<_> = self.intent.record.attachments.iter().collect();
+        attachments
+            .sort_by_key(|attachment| (&attachment.application, &attachment.service, attachment.number));
+        let lines = attachments.into_iter().map(|attachment| InstanceLine {
+            tenant: attachment.application.tenant.clone(),
+            application: attachment.application.name.clone(),
+            instance: attachment.name(),
+            port: attachment.port,
+            interface: attachment.interface.clone(),
+            mtu: attachment.mtu.get(),
+            addresses: addresses(&attachment.memberships),
+            re_attach_needed: self.re_attach_needed(attachment),
+            traffic: traffic(attachment.port),
+        });
+        Response::Instances(InstanceList {
+            instances: lines.collect(),
+        })
+    }
+
+    /// `status`.
+    pub(super) async fn status(&mut self) -> Response {
+        let report = self.datapath.report().await.ok();
+        let datapath = match (&self.greeting, report) {
+            (Some(greeting), Some(report)) => Some(DatapathStatus {
+                process: process_status(greeting.pid),
+                boot: format!("{:016x}", greeting.boot),
+                shards: greeting.shards,
+                epoch: report.epoch,
+                plan: self.in_force.map(|digest| format!("{:016x}", digest.0)),
+                flows: report.flows,
+                flows_capacity: report.flows_capacity,
+                frames_in_use: report.frames_in_use,
+                frames_capacity: report.frames_capacity,
+                ports: report.ports.len(),
+                peers_connected: report
+                    .peers
+                    .iter()
+                    .filter(|peer| peer.handshake_age_ms.is_some())
+                    .count(),
+                drops: report.drops.iter().map(|line| line.packets).sum(),
+            }),
+            _ => None,
+        };
+        Response::Status(Box::new(Status {
+            host_id: self.host.host_id.clone(),
+            site: self.host.site.clone(),
+            ordinal: self.host.ordinal.get(),
+            public_key: self.keys.foreign_lane.public_key().to_base64(),
+            lane: self.lanes.as_ref().map(|lanes| lanes.listen),
+            underlay: UnderlayStatus {
+                device: self.underlay.device.clone(),
+                mtu: self.underlay.mtu,
+                tuned: self.intent.record.tuned.is_some(),
+            },
+            agent: process_status(std::process::id()),
+            datapath,
+            applications: self.intent.applications.len(),
+            instances: self.intent.record.attachments.len(),
+            peers: self.host.cluster.peers.len(),
+            problems: self.problems.clone(),
+        }))
+    }
+
+    /// `peers`.
+    pub(super) async fn peers(&mut self) -> Result<Response, Refusal> {
+        let report = self.report().await?;
+        let lines = self.host.cluster.peers.iter().map(|peer| {
+            let id = self.intent.record.peers.get(&peer.public_key);
+            let told = report.peers.iter().find(|line| Some(line.peer) == id);
+            let endpoint = told.and_then(|line| line.endpoint).or(peer.endpoint);
+            let family = endpoint.map_or(reconcile::Family::Ipv4, reconcile::Family::of);
+            PeerLine {
+                name: peer.name.clone(),
+                ordinal: peer.ordinal.get(),
+                public_key: peer.public_key.to_base64(),
+                endpoint,
+                handshake_age_ms: told.and_then(|line| line.handshake_age_ms),
+                rtt_ms: told.and_then(|line| line.rtt_ms),
+                mtu: reconcile::inner_mtu(self.underlay.mtu, family).get(),
+                traffic: told.map(|line| line.traffic).unwrap_or_default(),
+            }
+        });
+        let mut peers: Vec<_> = lines.collect();
+        peers.sort_by_key(|peer| peer.ordinal);
+        Ok(Response::Peers(PeerList { peers }))
+    }
+
+    /// `drops`.
+    pub(super) async fn drops(&mut self) -> Result<Response, Refusal> {
+        let report = self.report().await?;
+        let mut drops: Vec<_> = report
+            .drops
+            .iter()
+            .map(|line| DropLine {
+                reason: line.reason.label().to_owned(),
+                packets: line.packets,
+                last: line.last.as_ref().map(|last| self.named(last)),
+                explanation: line.reason.explanation().to_owned(),
+            })
+            .collect();
+        drops.sort_by(|a, b| b.packets.cmp(&a.packets).then_with(|| a.reason.cmp(&b.reason)));
+        Ok(Response::Drops(DropList { drops }))
+    }
+
+    async fn report(&mut self) -> Result<Report, Refusal> {
+        self.wait_for_datapath().await?;
+        self.datapath.report().await.map_err(Refusal::because)
+    }
+
+    fn named(&self, example: &stats::DropExample) -> DropExample {
+        DropExample {
+            instance: example.port.map(|port| self.instance_of(port)),
+            peer: example.peer.map(|peer| self.peer_of(peer)),
+            network: example.vni.map(|vni| self.network_of(vni)),
+            packet: example.packet,
+        }
+    }
+
+    fn instance_of(&self, port: PortId) -> String {
+        let attachment = self
+            .intent
+            .record
+            .attachments
+            .iter()
+            .find(|attachment| attachment.port == port);
+        attachment.map_or_else(
+            || format!("port {port}"),
+            |attachment| format!("{}/{}", attachment.application, attachment.name()),
+        )
+    }
+
+    fn peer_of(&self, id: PeerId) -> String {
+        let mut peers = self.host.cluster.peers.iter();
+        let peer = peers.find(|peer| self.intent.record.peers.get(&peer.public_key) == Some(id));
+        peer.map_or_else(|| format!("peer {id}"), |peer| peer.name.clone())
+    }
+
+    fn network_of(&self, vni: Vni) -> String {
+        let mut applications = self.intent.applications.iter();
+        let owner = applications.find(|(_, document)| reconcile::network_vni(document) == vni);
+        owner.map_or_else(|| format!("VNI {vni}"), |(key, _)| key.to_string())
+    }
+}
+
+fn process_status(pid: u32) -> ProcessStatus {
+    let usage = Process::running(pid).and_then(|process| process.usage()).ok();
+    ProcessStatus {
+        pid,
+        resident_bytes: usage.map(|usage| usage.resident_bytes),
+        cpu_seconds: usage.map(|usage| usage.cpu_seconds),
+    }
+}

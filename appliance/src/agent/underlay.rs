@@ -1,0 +1,112 @@
+//! The device towards the other hosts: which it is, its MTU, and the one setting that is changed on it.
+
+use crate::config::host::{HostDocument, Switch};
+use crate::sys::ethtool;
+use crate::sys::netlink::Netlink;
+use serde::{Deserialize, Serialize};
+use std::io;
+
+/// What is assumed of an underlay whose device isn't known.
+pub(crate) const USUAL_MTU: u32 = 1500;
+/// Lets the device glue UDP datagrams that arrive in a row: without it a lane's socket gets them one by one.
+pub(crate) const GRO_FORWARDING: &str = "rx-udp-gro-forwarding";
+
+/// The device towards the other hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Underlay {
+    /// Its name, when one is known.
+    pub(crate) device: Option<String>,
+    /// Its MTU, in bytes.
+    pub(crate) mtu: u32,
+}
+
+/// A setting of a device as it was before it was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tuned {
+    /// The device.
+    pub(crate) device: String,
+    /// Whether [`GRO_FORWARDING`] was on.
+    pub(crate) former: bool,
+}
+
+/// Finds the device: the one that the document names, or the one that leads to the first peer.
+///
+/// # Errors
+/// When there is no such device, or nothing that names one.
+pub(crate) fn find(host: &HostDocument) -> io::Result<Underlay> {
+    let link = match &host.cluster.interface {
+        Some(name) => Netlink::open()?.link(name)?,
+        None => route_device(host)?,
+    };
+    Ok(Underlay {
+        device: Some(link.name),
+        mtu: link.mtu,
+    })
+}
+
+/// Switches [`GRO_FORWARDING`] on, and tells what was there before when that was another value.
+pub(crate) fn tune(host: &HostDocument, underlay: &Underlay) -> Option<Tuned> {
+    let device = underlay.device.as_deref()?;
+    if host.datapath.tune_nic == Switch::Off {
+        return None;
+    }
+    match switch(device, true) {
+        Ok(former) if !former => Some(Tuned {
+            device: device.to_owned(),
+            former,
+        }),
+        Ok(_) => None,
+        Err(error) => {
+            if host.datapath.tune_nic == Switch::On {
+                tracing::warn!(device, %error, "{GRO_FORWARDING} can't be switched on: received datagrams come one by one");
+            } else {
+                tracing::info!(device, %error, "{GRO_FORWARDING} can't be switched on here");
+            }
+            None
+        }
+    }
+}
+
+/// Puts a setting back.
+pub(crate) fn restore(tuned: &Tuned) {
+    if let Err(error) = switch(&tuned.device, tuned.former) {
+        tracing::warn!(device = tuned.device, %error, "{GRO_FORWARDING} can't be put back");
+    }
+}
+
+fn switch(device: &str, on: bool) -> io::Result<bool> {
+    let features = ethtool::features(device)?;
+    let feature = features
+        .get(GRO_FORWARDING)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+    if feature.on != on {
+        ethtool::set_features(device, &[(GRO_FORWARDING, on)])?;
+    }
+    Ok(feature.on)
+}
+
+fn route_device(host: &HostDocument) -> io::Result<crate::sys::netlink::Link> {
+    let endpoint = host
+        .cluster
+        .peers
+        .iter()
+        .find_map(|peer| peer.endpoint)
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "the document names neither an interface nor a peer's endpoint",
+            )
+        })?;
+    let mut netlink = Netlink::open()?;
+    let path = netlink.path_to(endpoint.ip())?;
+    netlink
+        .links()?
+        .into_iter()
+        .find(|link| link.index == path.index)
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("the route to {} leads to no device", endpoint.ip()),
+            )
+        })
+}

@@ -1,0 +1,338 @@
+//! `status`, `peers` and `drops`.
+
+use super::Places;
+use super::client::AgentClient;
+use super::output::{self, Form, table};
+use crate::agent::api::{
+    DropExample, DropLine, DropList, PeerList, ProcessStatus, Request, Response, Status,
+};
+use clap::Args;
+use std::time::Duration;
+use tidegate_stack::stats::{PacketExample, Traffic};
+
+/// Arguments of `drops`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tidegate drops -f")]
+pub(crate) struct Drops {
+    /// Goes on: prints what was dropped since, once a second.
+    #[arg(short, long)]
+    follow: bool,
+}
+
+/// Prints the state at a glance.
+pub(crate) fn status(places: &Places, form: Form) -> anyhow::Result<()> {
+    match AgentClient::connect(&places.agent_socket())?.ask(&Request::Status, &[])? {
+        Response::Status(status) => output::print(form, &*status, render_status),
+        other => Err(AgentClient::unexpected(&other)),
+    }
+}
+
+/// Prints the peers.
+pub(crate) fn peers(places: &Places, form: Form) -> anyhow::Result<()> {
+    match AgentClient::connect(&places.agent_socket())?.ask(&Request::Peers, &[])? {
+        Response::Peers(peers) => output::print(form, &peers, render_peers),
+        other => Err(AgentClient::unexpected(&other)),
+    }
+}
+
+/// Prints why packets went no further.
+pub(crate) fn drops(places: &Places, form: Form, arguments: &Drops) -> anyhow::Result<()> {
+    let agent = AgentClient::connect(&places.agent_socket())?;
+    let mut before: Option<Vec<DropLine>> = None;
+    loop {
+        let Response::Drops(now) = agent.ask(&Request::Drops, &[])? else {
+            anyhow::bail!(
+                "the agent answered another question: are `tidegate` and the agent of one version?"
+            );
+        };
+        let seen = before.replace(now.drops.clone());
+        let printed = match &seen {
+            None => now,
+            Some(seen) => DropList {
+                drops: risen(seen, now.drops),
+            },
+        };
+        if seen.is_none() || !printed.drops.is_empty() {
+            output::print(form, &printed, render_drops)?;
+        }
+        if !arguments.follow {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// The reasons whose counters rose, with how much. Counters of a new datapath begin at zero again.
+fn risen(before: &[DropLine], now: Vec<DropLine>) -> Vec<DropLine> {
+    now.into_iter()
+        .filter_map(|mut line| {
+            let seen = before
+                .iter()
+                .find(|seen| seen.reason == line.reason)
+                .map_or(0, |seen| seen.packets);
+            line.packets = if line.packets >= seen {
+                line.packets - seen
+            } else {
+                line.packets
+            };
+            (line.packets > 0).then_some(line)
+        })
+        .collect()
+}
+
+fn render_status(status: &Status) -> String {
+    let mut lines = vec![
+        (
+            "host",
+            format!(
+                "{} (ordinal {}) of site {}",
+                status.host_id, status.ordinal, status.site
+            ),
+        ),
+        ("public key", status.public_key.clone()),
+        (
+            "lane",
+            status
+                .lane
+                .map_or_else(|| "none".to_owned(), |lane| format!("UDP {lane}")),
+        ),
+        (
+            "underlay",
+            format!(
+                "{}, MTU {}{}",
+                status.underlay.device.as_deref().unwrap_or("unknown device"),
+                status.underlay.mtu,
+                if status.underlay.tuned { ", tuned" } else { "" }
+            ),
+        ),
+        ("agent", render_process(&status.agent)),
+    ];
+    match &status.datapath {
+        None => lines.push(("datapath", "doesn't answer".to_owned())),
+        Some(datapath) => lines.extend([
+            (
+                "datapath",
+                format!(
+                    "{}, boot {}, {} shard(s)",
+                    render_process(&datapath.process),
+                    datapath.boot,
+                    datapath.shards
+                ),
+            ),
+            (
+                "plan",
+                format!(
+                    "{} in force, epoch {}",
+                    datapath.plan.as_deref().unwrap_or("none"),
+                    datapath.epoch
+                ),
+            ),
+            (
+                "flows",
+                format!("{} of {}", datapath.flows, datapath.flows_capacity),
+            ),
+            (
+                "frames",
+                format!("{} of {}", datapath.frames_in_use, datapath.frames_capacity),
+            ),
+            ("drops", datapath.drops.to_string()),
+        ]),
+    }
+    let connected = status
+        .datapath
+        .as_ref()
+        .map_or(0, |datapath| datapath.peers_connected);
+    lines.extend([
+        ("applications", status.applications.to_string()),
+        ("instances", status.instances.to_string()),
+        ("peers", format!("{connected} of {} with a session", status.peers)),
+    ]);
+    let mut text: String = lines
+        .iter()
+        .map(|(name, value)| format!("{name:13} {value}\n"))
+        .collect();
+    for problem in &status.problems {
+        text.push_str(&format!("problem       {problem}\n"));
+    }
+    text
+}
+
+fn render_process(process: &ProcessStatus) -> String {
+    let memory = process
+        .resident_bytes
+        .map_or_else(String::new, |bytes| format!(", {}", render_bytes(bytes)));
+    let time = process
+        .cpu_seconds
+        .map_or_else(String::new, |seconds| format!(", {seconds:.2} s CPU"));
+    format!("pid {}{memory}{time}", process.pid)
+}
+
+fn render_peers(list: &PeerList) -> String {
+    let rows = list.peers.iter().map(|peer| {
+        [
+            peer.name.clone(),
+            peer.ordinal.to_string(),
+            peer.endpoint
+                .map_or_else(|| "-".to_owned(), |endpoint| endpoint.to_string()),
+            peer.handshake_age_ms.map_or_else(
+                || "no session".to_owned(),
+                |age| format!("{:.1} s ago", age as f64 / 1000.0),
+            ),
+            peer.rtt_ms
+                .map_or_else(|| "-".to_owned(), |rtt| format!("{rtt} ms")),
+            peer.mtu.to_string(),
+            render_traffic(&peer.traffic),
+        ]
+    });
+    table(
+        [
+            "PEER",
+            "ORDINAL",
+            "ENDPOINT",
+            "HANDSHAKE",
+            "RTT",
+            "MTU",
+            "RECEIVED / SENT",
+        ],
+        rows,
+    )
+}
+
+fn render_drops(list: &DropList) -> String {
+    if list.drops.is_empty() {
+        return "nothing was dropped".to_owned();
+    }
+    let lines = list.drops.iter().map(|line| {
+        let last = line.last.as_ref().map_or_else(String::new, |last| {
+            format!("    last: {}\n", render_example(last))
+        });
+        format!(
+            "{:<22} {:>8} packets\n    {}\n{last}",
+            line.reason, line.packets, line.explanation
+        )
+    });
+    lines.collect()
+}
+
+fn render_example(example: &DropExample) -> String {
+    let mut parts = Vec::new();
+    if let Some(packet) = &example.packet {
+        parts.push(render_packet(packet));
+    }
+    parts.extend(
+        example
+            .instance
+            .as_ref()
+            .map(|instance| format!("from {instance}")),
+    );
+    parts.extend(example.peer.as_ref().map(|peer| format!("from peer {peer}")));
+    parts.extend(
+        example
+            .network
+            .as_ref()
+            .map(|network| format!("in the network of {network}")),
+    );
+    if parts.is_empty() {
+        "nothing is known of it".to_owned()
+    } else {
+        parts.join(", ")
+    }
+}
+
+fn render_packet(packet: &PacketExample) -> String {
+    let protocol = match packet.protocol {
+        1 => "ICMP".to_owned(),
+        6 => "TCP".to_owned(),
+        17 => "UDP".to_owned(),
+        58 => "ICMPv6".to_owned(),
+        other => format!("protocol {other}"),
+    };
+    let end = |address, port| match port {
+        0 => format!("{address}"),
+        port => std::net::SocketAddr::new(address, port).to_string(),
+    };
+    format!(
+        "{protocol} {} → {}",
+        end(packet.source, packet.source_port),
+        end(packet.destination, packet.destination_port)
+    )
+}
+
+fn render_traffic(traffic: &Traffic) -> String {
+    format!(
+        "{} / {}",
+        render_bytes(traffic.received_bytes),
+        render_bytes(traffic.sent_bytes)
+    )
+}
+
+fn render_bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" {
+                format!("{bytes} B")
+            } else {
+                format!("{value:.1} {unit}")
+            };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(reason: &str, packets: u64) -> DropLine {
+        DropLine {
+            reason: reason.to_owned(),
+            packets,
+            last: None,
+            explanation: "what to do".to_owned(),
+        }
+    }
+
+    #[test]
+    fn following_prints_what_rose_and_survives_a_new_datapath() {
+        let before = [line("no-peer", 5), line("malformed", 9), line("martian", 3)];
+        let now = vec![
+            line("no-peer", 7),
+            line("malformed", 2),
+            line("martian", 3),
+            line("no-flow", 1),
+        ];
+        assert_eq!(
+            risen(&before, now),
+            [line("no-peer", 2), line("malformed", 2), line("no-flow", 1)]
+        );
+    }
+
+    #[test]
+    fn a_dropped_packet_is_told_in_one_line() {
+        let example = DropExample {
+            instance: Some("acme/shop/web-1".to_owned()),
+            peer: None,
+            network: Some("acme/shop".to_owned()),
+            packet: Some(PacketExample {
+                protocol: 6,
+                source: "172.19.1.2".parse().unwrap(),
+                source_port: 40_000,
+                destination: "172.19.2.9".parse().unwrap(),
+                destination_port: 443,
+            }),
+        };
+        assert_eq!(
+            render_example(&example),
+            "TCP 172.19.1.2:40000 → 172.19.2.9:443, from acme/shop/web-1, in the network of acme/shop"
+        );
+    }
+
+    #[test]
+    fn bytes_have_a_unit_that_fits() {
+        assert_eq!(render_bytes(512), "512 B");
+        assert_eq!(render_bytes(1536), "1.5 KiB");
+        assert_eq!(render_bytes(3 << 40), "3.0 TiB");
+    }
+}
