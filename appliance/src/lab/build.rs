@@ -9,6 +9,7 @@ use super::{Error, Progress, WhileDoing as _, host_document, teardown};
 use crate::config::topology;
 use crate::sys::netlink::Netlink;
 use crate::sys::process::{Process, Start};
+use crate::sys::seqpacket::Connection;
 use crate::sys::{interruption, netns};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -18,7 +19,6 @@ use std::io::{Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -260,7 +260,7 @@ fn make_key(files: &HostFiles) -> Result<PrivateKey, Error> {
 fn wait_for_agent(host: &str, files: &HostFiles, process: &Process) -> Result<(), Error> {
     let socket = files.run().join("agent.sock");
     let deadline = Instant::now() + AGENT_START;
-    while UnixStream::connect(&socket).is_err() {
+    while Connection::connect(&socket).is_err() {
         check_interruption()?;
         if !process.is_running() {
             return Err(Error::Refused(format!(

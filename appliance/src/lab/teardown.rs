@@ -79,7 +79,14 @@ pub(crate) fn lab_of(name_or_file: &Path) -> Result<String, Error> {
 /// # Errors
 /// Everything that could not be removed.
 pub(crate) fn undo(state: &State) -> Result<(), Error> {
-    end_processes(state)?;
+    // Ended first, so that the logs are whole.
+    let mut errors: Vec<Error> = end_processes(state).err().into_iter().collect();
+    errors.extend(keep_logs(state).err());
+    errors.extend(remove(state).err());
+    Error::collect(errors)
+}
+
+fn keep_logs(state: &State) -> Result<(), Error> {
     let kept = state::failed_folder(&state.lab);
     remove_tree(&kept)?;
     for host in &state.hosts {
@@ -90,7 +97,7 @@ pub(crate) fn undo(state: &State) -> Result<(), Error> {
                 .while_doing(|| format!("keeping {}", log.display()))?;
         }
     }
-    remove(state)
+    Ok(())
 }
 
 fn remove(state: &State) -> Result<(), Error> {

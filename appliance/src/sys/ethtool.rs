@@ -5,21 +5,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// The checksum and segmentation offloads that `ethtool -K DEV tx off rx off tso off gso off gro off` means.
-pub(crate) const OFFLOADS: [&str; 11] = [
-    "tx-checksum-ipv4",
-    "tx-checksum-ip-generic",
-    "tx-checksum-ipv6",
-    "tx-checksum-sctp",
-    "tx-scatter-gather",
-    "tx-tcp-segmentation",
-    "tx-tcp6-segmentation",
-    "tx-udp-segmentation",
-    "tx-generic-segmentation",
-    "rx-checksum",
-    "rx-gro",
-];
-
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
@@ -160,6 +145,21 @@ mod tests {
     use super::*;
     use crate::sys::{netlink::Netlink, netns};
     use std::os::fd::AsFd;
+
+    /// The checksum and segmentation offloads that `ethtool -K DEV tx off rx off tso off gso off gro off` means.
+    const OFFLOADS: [&str; 11] = [
+        "tx-checksum-ipv4",
+        "tx-checksum-ip-generic",
+        "tx-checksum-ipv6",
+        "tx-checksum-sctp",
+        "tx-scatter-gather",
+        "tx-tcp-segmentation",
+        "tx-tcp6-segmentation",
+        "tx-udp-segmentation",
+        "tx-generic-segmentation",
+        "rx-checksum",
+        "rx-gro",
+    ];
 
     #[test]
     fn features_of_a_veth_are_switched_and_read_back() {

@@ -28,7 +28,7 @@ use traffic::Pair;
 
 /// How long a reply may take inside an application, and how long silence between applications is listened to.
 const REPLY: Duration = Duration::from_secs(1);
-const SILENCE: Duration = Duration::from_millis(400);
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// Datagrams of one probe between applications.
 const PROBES: usize = 20;
