@@ -6,8 +6,7 @@
 mod sim;
 
 use sim::far_end::{FAR_VTEP, FarEnd, NEAR_VTEP, VNI_FLAG, ethernet, vxlan, vxlan_between};
-use sim::instance::Packet;
-use sim::packets::Crafted;
+use sim::packets::{Crafted, Packet};
 use sim::plans::Site;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;

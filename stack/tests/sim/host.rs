@@ -1,13 +1,14 @@
 //! A host: one shard, and what the worker is to it.
 
-use super::instance::{Instance, Packet};
+use super::instance::Instance;
+use super::packets::Packet;
 use super::plans::Site;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tidegate_stack::egress::{Egress, Route, Slot};
 use tidegate_stack::frame::{Batch, Frame, PoolSizes};
-use tidegate_stack::plan::PortId;
+use tidegate_stack::plan::{Plan, PortId};
 use tidegate_stack::shard::{Datagrams, Shard, ShardConfig};
 use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::time::Instant;
@@ -60,6 +61,12 @@ impl Host {
     pub(crate) fn restart(&mut self, now: Instant) {
         self.seed += 1;
         self.shard = Shard::new(config(self.seed));
+        self.install(now);
+    }
+
+    /// Puts another plan in force.
+    pub(crate) fn change_plan(&mut self, plan: &Plan, now: Instant) {
+        self.snapshot = Snapshot::compile(plan, Some(&self.snapshot));
         self.install(now);
     }
 
