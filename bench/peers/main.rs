@@ -4,7 +4,7 @@
 //! machine does hits all of them; figures are medians over the rounds, ratios are taken between medians of one run.
 //!
 //! 1. [`Keeper`] sweeps what a former run left, and stays to sweep what this one leaves, however it ends.
-//! 2. Every [`Contestant`] is built and stays up; idle ones cost nothing that can be seen.
+//! 2. Every [`contestant`] is built and stays up; idle ones cost nothing that can be seen.
 //! 3. [`measure`] runs iperf3 between its two ends and counts the CPU of everything that took part.
 //! 4. [`report`] prints one table, JSON, and what the measure of each row is.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]

@@ -9,12 +9,12 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::running::{Running, attempt, command, succeed};
-use crate::traces::{Traces, processes_of};
+use crate::traces::Traces;
 use crate::{Capture, wait_until};
 
 /// Which of a host's two processes.
@@ -27,10 +27,10 @@ pub enum Process {
 }
 
 impl Process {
-    fn verb(self) -> &'static str {
+    fn pid_in_status(self) -> &'static str {
         match self {
-            Self::Agent => "agent",
-            Self::Datapath => "datapath",
+            Self::Agent => "/agent/pid",
+            Self::Datapath => "/datapath/process/pid",
         }
     }
 }
@@ -61,13 +61,14 @@ pub fn binary() -> Option<PathBuf> {
 }
 
 impl Lab {
-    /// Builds a lab. `files` are written beside the topology, so that it can name application documents.
+    /// Builds a lab under a name of its own from a topology (without its `lab:` line). `files` are written beside it,
+    /// so that it can name application documents.
     ///
     /// `None` without a binary or without root: the story is skipped.
     ///
     /// # Errors
     /// When `lab up` fails.
-    pub fn up(name: &str, mut topology: Value, files: &[(&str, &str)]) -> Result<Option<Self>> {
+    pub fn up(name: &str, topology: &str, files: &[(&str, &str)]) -> Result<Option<Self>> {
         let Some(binary) = binary() else { return Ok(None) };
         // What a killed run left would be counted as there before.
         if Path::new("/run/tidegate-lab").join(name).exists() {
@@ -83,12 +84,8 @@ impl Lab {
         for (file, text) in files {
             fs::write(folder.join(file), text)?;
         }
-        if let Some(map) = topology.as_object_mut() {
-            map.insert("lab".to_owned(), Value::from(name));
-        }
-        // JSON is YAML too.
         let file = folder.join("topology.yaml");
-        fs::write(&file, serde_json::to_string_pretty(&topology)?)?;
+        fs::write(&file, format!("lab: {name}\n{topology}"))?;
 
         let before = Traces::of(name)?;
         let mut lab = Self {
@@ -117,6 +114,26 @@ impl Lab {
             return Err(error.context(format!("building lab {name}\n{logs}")));
         }
         Ok(Some(lab))
+    }
+
+    /// Builds a lab from a fixture, under a name of its own.
+    ///
+    /// `None` without a binary or without root: the story is skipped.
+    ///
+    /// # Errors
+    /// When `lab up` fails.
+    pub fn up_fixture(name: &str, topology: &Path) -> Result<Option<Self>> {
+        let text = fs::read_to_string(topology).with_context(|| format!("reading {}", topology.display()))?;
+        let applications = topology
+            .parent()
+            .and_then(Path::parent)
+            .context("a fixture has a folder")?;
+        let text: String = text
+            .lines()
+            .filter(|line| !line.starts_with("lab:"))
+            .map(|line| format!("{line}\n").replace("../", &format!("{}/", applications.display())))
+            .collect();
+        Self::up(name, &text, &[])
     }
 
     /// Takes it down, and checks that nothing of it is left.
@@ -280,27 +297,13 @@ impl Lab {
     /// The process id of one of a host's two processes.
     ///
     /// # Errors
-    /// When there isn't exactly one.
+    /// When the agent doesn't answer, or doesn't see the datapath.
     pub fn pid(&self, host: &str, process: Process) -> Result<u32> {
-        let folder = self.host_folder(host);
-        let is_it = |pid: &u32| {
-            let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<String> = cmdline
-                .split(|byte| *byte == 0)
-                .map(|word| String::from_utf8_lossy(word).into_owned())
-                .collect();
-            let is_ours = fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.binary);
-            is_ours && words.iter().any(|word| word == process.verb()) && names(*pid, &folder)
-        };
-        let found: Vec<u32> = processes_of(&self.name).into_iter().filter(is_it).collect();
-        match found.as_slice() {
-            [pid] => Ok(*pid),
-            _ => bail!(
-                "{host} has {} processes `tidegate {}`",
-                found.len(),
-                process.verb()
-            ),
-        }
+        let status = self.tidegate(host, &["status"])?;
+        let pid = status.pointer(process.pid_in_status()).and_then(Value::as_u64);
+        Ok(u32::try_from(pid.with_context(|| {
+            format!("status of {host} names no {process:?}")
+        })?)?)
     }
 
     /// Kills one of a host's two processes, as nothing can be prepared for.
@@ -356,16 +359,6 @@ impl Drop for Lab {
             }
         }
     }
-}
-
-fn names(pid: u32, folder: &Path) -> bool {
-    let folder = format!("{}/", folder.display());
-    ["cmdline", "environ"].iter().any(|file| {
-        let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        bytes
-            .windows(folder.len())
-            .any(|window| window == folder.as_bytes())
-    })
 }
 
 fn gather_logs(folder: &Path, text: &mut String) {

@@ -68,7 +68,7 @@ impl Traces {
 }
 
 /// The processes whose command line or environment names the lab's folder.
-pub(crate) fn processes_of(lab: &str) -> Vec<u32> {
+fn processes_of(lab: &str) -> Vec<u32> {
     let folder = format!("/run/tidegate-lab/{lab}/");
     let names_folder = |file: String| {
         fs::read(file).is_ok_and(|bytes| {

@@ -1,0 +1,187 @@
+//! Benches of the packet path, named `<action>/<family>/<path>`, each with its count of heap allocations.
+//!
+//! | bench | one iteration is |
+//! |---|---|
+//! | `parse/…` | one packet |
+//! | `find/…` | one look into a table of 10,000 flows |
+//! | `judge/…` | the decision about one new flow |
+//! | `seal/…` | one super-packet cut, encapsulated and sealed |
+//! | `open/…` | the same datagrams opened, checked and glued again |
+//! | `forward/…` | one super-packet from an instance to another of the same host |
+//! | `compile/…` | one plan of 200 instances and 20 peers |
+
+#![expect(clippy::expect_used, reason = "a bench ends at what it didn't expect")]
+
+mod allocations;
+mod packets;
+mod site;
+
+use std::hint::black_box;
+use std::net::IpAddr;
+
+use criterion::{BatchSize, Criterion, Throughput};
+use tidegate_stack::flow::{Arrival, Flow, FlowTable, Hop, Tracking};
+use tidegate_stack::plan::{PeerId, PortId};
+use tidegate_stack::snapshot::{PortSlot, Snapshot};
+use tidegate_stack::time::Instant;
+use tidegate_stack::wire::{FlowKey, Headers};
+
+use crate::allocations::{per_input, per_iteration};
+use crate::site::{FAR, LOCAL, NEAR, Pair, plan};
+
+/// Flows in the table that is looked into.
+const FLOWS: u16 = 10_000;
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    parse(&mut criterion);
+    find(&mut criterion);
+    judge(&mut criterion);
+    seal(&mut criterion);
+    open(&mut criterion);
+    forward(&mut criterion);
+    compile(&mut criterion);
+    criterion.final_summary();
+}
+
+fn parse(criterion: &mut Criterion) {
+    let site = site::Addresses::of(&plan(0, 1, 1));
+    for (family, source, destination) in [
+        ("ipv4", site.ipv4(NEAR), site.ipv4(LOCAL)),
+        ("ipv6", site.ipv6(NEAR), site.ipv6(LOCAL)),
+    ] {
+        let segment = packets::tcp(source, destination, (40_000, 80), 1, &[0x5a; 1300]);
+        let name = format!("parse/{family}/tcp");
+        per_iteration(&name, || black_box(Headers::parse(black_box(&segment))));
+        criterion.bench_function(&name, |bencher| {
+            bencher.iter(|| Headers::parse(black_box(&segment)))
+        });
+    }
+}
+
+fn find(criterion: &mut Criterion) {
+    let plan = plan(0, 1, 1);
+    let addresses = site::Addresses::of(&plan);
+    let vni = plan.networks[0].vni;
+    let key = |port: u16| {
+        let packet = packets::tcp(addresses.ipv4(NEAR), addresses.ipv4(FAR), (port, 80), 1, &[]);
+        let headers = Headers::parse(&packet).expect("a packet of our own making");
+        (FlowKey::of(vni, &headers.endpoints()), Tracking::first(&headers))
+    };
+    let mut table = FlowTable::new(usize::from(FLOWS) * 2, 1);
+    for port in 0..FLOWS {
+        let ((key, opener), tracking) = key(port);
+        let flow = Flow {
+            key,
+            epoch: 1,
+            origin: Arrival::Port(PortId(0)),
+            opener,
+            hops: [Hop::Tunnel(PeerId(1)), Hop::Port(PortSlot(0))],
+            tunnel: None,
+            tracking,
+            expires: Instant::ZERO,
+        };
+        table.insert(flow, Instant::ZERO);
+    }
+    for (name, from) in [("find/ipv4/hit-10k", 0), ("find/ipv4/miss-10k", FLOWS)] {
+        let keys: Vec<FlowKey> = (from..from + FLOWS).map(|port| key(port).0.0).collect();
+        // A stride that visits every key and no neighbours: what a cache sees of real traffic.
+        let mut next = 0;
+        let mut step = || {
+            next = (next + 7919) % keys.len();
+            keys[next]
+        };
+        per_iteration(name, || black_box(table.find(&step())));
+        criterion.bench_function(name, |bencher| bencher.iter(|| table.find(black_box(&step()))));
+    }
+}
+
+fn judge(criterion: &mut Criterion) {
+    let plan = plan(0, 100, 20);
+    let addresses = site::Addresses::of(&plan);
+    let snapshot = Snapshot::compile(&plan, None);
+    let vni = plan.networks[0].vni;
+    for (path, destination) in [
+        ("remote", addresses.ipv4(FAR)),
+        ("local", addresses.ipv4(LOCAL)),
+        ("denied", IpAddr::from([198, 51, 100, 1])),
+    ] {
+        let packet = packets::tcp(addresses.ipv4(NEAR), destination, (40_000, 80), 1, &[]);
+        let endpoints = Headers::parse(&packet)
+            .expect("a packet of our own making")
+            .endpoints();
+        let name = format!("judge/ipv4/{path}");
+        let judge = || {
+            snapshot
+                .policy()
+                .judge(vni, black_box(&endpoints), Arrival::Port(PortId(0)))
+        };
+        per_iteration(&name, || black_box(judge()));
+        criterion.bench_function(&name, |bencher| bencher.iter(judge));
+    }
+}
+
+fn seal(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("seal");
+    for ipv6 in [false, true] {
+        let mut pair = Pair::connected();
+        let super_packet = pair.super_packet(FAR, ipv6);
+        let name = format!("{}/super-packet", family(ipv6));
+        group.throughput(Throughput::Bytes(super_packet.payload));
+        per_iteration(&format!("seal/{name}"), || pair.seal(&super_packet));
+        group.bench_function(&name, |bencher| bencher.iter(|| pair.seal(&super_packet)));
+    }
+    group.finish();
+}
+
+fn open(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("open");
+    for ipv6 in [false, true] {
+        let mut pair = Pair::connected();
+        let super_packet = pair.super_packet(FAR, ipv6);
+        let name = format!("{}/super-packet", family(ipv6));
+        group.throughput(Throughput::Bytes(super_packet.payload));
+        // Datagrams are taken only once (the replay window): each iteration has its own.
+        let sealed = [pair.sealed(&super_packet), pair.sealed(&super_packet)];
+        per_input(&format!("open/{name}"), sealed, |datagrams| {
+            pair.receive(&datagrams)
+        });
+        let cell = std::cell::RefCell::new(pair);
+        group.bench_function(&name, |bencher| {
+            bencher.iter_batched(
+                || cell.borrow_mut().sealed(&super_packet),
+                |datagrams| {
+                    cell.borrow_mut().receive(&datagrams);
+                    datagrams
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+fn forward(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("forward");
+    for ipv6 in [false, true] {
+        let mut pair = Pair::connected();
+        let super_packet = pair.super_packet(LOCAL, ipv6);
+        let name = format!("{}/one-host", family(ipv6));
+        group.throughput(Throughput::Bytes(super_packet.payload));
+        per_iteration(&format!("forward/{name}"), || pair.forward(&super_packet));
+        group.bench_function(&name, |bencher| bencher.iter(|| pair.forward(&super_packet)));
+    }
+    group.finish();
+}
+
+fn compile(criterion: &mut Criterion) {
+    let plan = plan(0, 200, 20);
+    per_iteration("compile/plan/200-instances", || Snapshot::compile(&plan, None));
+    criterion.bench_function("compile/plan/200-instances", |bencher| {
+        bencher.iter(|| Snapshot::compile(black_box(&plan), None));
+    });
+}
+
+fn family(ipv6: bool) -> &'static str {
+    if ipv6 { "ipv6" } else { "ipv4" }
+}
