@@ -117,6 +117,7 @@ enum Verb {
     /// Looks at this machine: what keeps tidegate from running well.
     #[command(after_help = "Example:\n  tidegate doctor --config host.yaml")]
     Doctor,
+    /// Builds, uses and removes labs: whole sites in network namespaces of this machine.
     Lab(lab::LabVerb),
 }
 
