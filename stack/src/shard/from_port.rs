@@ -32,6 +32,7 @@ impl Shard {
         let mut example = example_of(Arrival::Port(port.id));
         let outcome = match Headers::parse(frame.packet()) {
             Err(reason) => Err(reason),
+            Ok(headers) if !frame.offload.agrees_with(&headers) => Err(DropReason::Malformed),
             Ok(headers) => {
                 let endpoints = headers.endpoints();
                 example.packet = Some(packet_example(&endpoints));

@@ -44,3 +44,31 @@ fn an_error_is_believed_only_from_where_the_packet_in_it_went() {
     settle(&mut first, &mut second);
     assert_eq!(first.out.delivered.len(), 1);
 }
+
+#[test]
+fn a_partial_checksum_is_not_written_over_addresses() {
+    let (mut first, mut second) = pair();
+    let address = |own: u8| {
+        let (_, ipv6) = shop().numbers.instance(ordinal(own), InstanceIndex::MIN).unwrap();
+        ipv6.octets()
+    };
+    let mut packet = Vec::new();
+    PacketBuilder::ipv6(address(1), address(2), 64)
+        .udp(5_000, 6_000)
+        .write(&mut packet, b"hello")
+        .unwrap();
+    let partial = |start, offset| Offload {
+        segmentation: Segmentation::None,
+        partial_checksum: Some((start, offset)),
+    };
+    // The last two bytes of the source, of the destination, and the source port.
+    for (start, offset) in [(8, 14), (24, 14), (40, 0)] {
+        first.send(&packet, partial(start, offset));
+    }
+    assert_eq!(first.drops(DropReason::Malformed), 3);
+    assert!(first.out.datagrams.is_empty());
+    // The control: the checksum itself.
+    first.send(&packet, partial(40, 6));
+    settle(&mut first, &mut second);
+    assert_eq!(second.out.delivered.len(), 1);
+}
