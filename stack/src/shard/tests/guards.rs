@@ -12,6 +12,14 @@ impl Host {
         batch.advance();
         self.shard.handle_port(port, &mut batch, now(), &mut self.out);
     }
+
+    /// Puts a plan in force, changed.
+    fn change_plan(&mut self, change: impl FnOnce(&mut Plan)) {
+        let mut changed = plan(1, 2);
+        change(&mut changed);
+        let snapshot = Snapshot::compile(&changed, self.shard.snapshot.as_ref());
+        self.shard.install(snapshot, now(), &mut self.out);
+    }
 }
 
 fn udp(source: [u8; 4], destination: [u8; 4], payload: &[u8]) -> Vec<u8> {
@@ -71,4 +79,22 @@ fn a_partial_checksum_is_not_written_over_addresses() {
     first.send(&packet, partial(40, 6));
     settle(&mut first, &mut second);
     assert_eq!(second.out.delivered.len(), 1);
+}
+
+#[test]
+fn a_flow_ends_with_the_membership_of_who_began_it() {
+    let (mut first, _second) = pair();
+    first.send(&udp(WEB_ON_1, SECOND_ON_1, b"?"), Offload::NONE);
+    first.out.delivered.clear();
+    let answer = udp(SECOND_ON_1, WEB_ON_1, b"!");
+    first.send_from(SECOND_PORT, &answer, Offload::NONE);
+    assert_eq!(first.out.delivered.len(), 1, "the control: while it is a member");
+    first.out.delivered.clear();
+    // The port stays, its membership doesn't.
+    first.change_plan(|plan| plan.instances[0].memberships.clear());
+    for _ in 0..2 {
+        first.send_from(SECOND_PORT, &answer, Offload::NONE);
+    }
+    assert_eq!(first.out.delivered, vec![]);
+    assert_eq!(first.shard.report().flows, 0);
 }
