@@ -109,7 +109,8 @@ impl Shard {
         })
     }
 
-    /// Sends packets that have waited, for a neighbour's answer or for a session.
+    /// Sends packets that have waited, for a neighbour's answer or for a session, as far as the policy in force still
+    /// leads them there.
     pub(super) fn send_waiting(
         &mut self,
         peer: PeerId,
@@ -117,8 +118,13 @@ impl Shard {
         turn: &mut Turn<'_, impl Egress>,
     ) {
         for (vni, frame) in waiting {
-            let sent = Headers::parse(frame.packet())
-                .and_then(|headers| self.send_to_peer(peer, vni, None, &frame, &headers, turn));
+            let sent = Headers::parse(frame.packet()).and_then(|headers| {
+                if turn.policy.leads_to_peer(vni, &headers, peer) {
+                    self.send_to_peer(peer, vni, None, &frame, &headers, turn)
+                } else {
+                    Err(DropReason::NoPeer)
+                }
+            });
             if let Err(reason) = sent {
                 self.counters.drop(reason);
             }

@@ -8,7 +8,7 @@ use crate::flow::{Answer, Arrival, Hop, Verdict};
 use crate::plan::{
     HostOrdinal, Instance, Mtu, Network, NetworkNumbers, PeerId, PeerNetworks, Plan, PortId, Vni,
 };
-use crate::wire::{Endpoints, protocol};
+use crate::wire::{Endpoints, Headers, protocol};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -227,6 +227,17 @@ impl Policy {
     /// The peer with this number.
     pub fn peer(&self, peer: PeerId) -> Option<&PeerEntry> {
         self.peers.get(&peer)
+    }
+
+    /// Whether a packet of an instance of this host still goes to a peer: for what has waited, which may have been
+    /// judged under another policy.
+    pub fn leads_to_peer(&self, vni: Vni, headers: &Headers, peer: PeerId) -> bool {
+        self.network(vni).is_some_and(|network| {
+            let owner = network.owner(headers.destination);
+            network.instance(headers.source).is_some()
+                && network.covers(headers.destination)
+                && owner.and_then(|ordinal| network.peer_of(ordinal)) == Some(peer)
+        })
     }
 
     /// Decides a new flow by its first packet. Total; nothing else decides.

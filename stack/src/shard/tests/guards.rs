@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::responder::icmp::{self, IcmpError};
+use crate::wireguard::{BoringTunnel, Lane};
 
 const SECOND_ON_1: [u8; 4] = [172, 19, 1, 3];
 
@@ -19,6 +20,13 @@ impl Host {
         change(&mut changed);
         let snapshot = Snapshot::compile(&changed, self.shard.snapshot.as_ref());
         self.shard.install(snapshot, now(), &mut self.out);
+    }
+
+    /// Takes the session with the peer away.
+    fn lose_session(&mut self) {
+        let lane = Lane::new(&key(1), now());
+        let tunnel = BoringTunnel::new(&lane, PeerId(1), &key(2).public_key(), None, None, now());
+        self.shard.peers.get_mut(PeerId(1)).unwrap().tunnel = Box::new(tunnel);
     }
 }
 
@@ -97,4 +105,20 @@ fn a_flow_ends_with_the_membership_of_who_began_it() {
     }
     assert_eq!(first.out.delivered, vec![]);
     assert_eq!(first.shard.report().flows, 0);
+}
+
+#[test]
+fn what_waits_for_a_session_does_not_outlive_its_permission() {
+    let (mut first, mut second) = pair();
+    let packet = udp(WEB_ON_1, WEB_ON_2, b"secret");
+    first.send(&packet, Offload::NONE);
+    settle(&mut first, &mut second);
+    second.out.delivered.clear();
+    first.lose_session();
+    first.send(&packet, Offload::NONE);
+    first.change_plan(|plan| plan.peers[0].networks = PeerNetworks::Only([Vni::MIN].into()));
+    settle(&mut first, &mut second);
+    assert_eq!(first.drops(DropReason::NoPeer), 1);
+    assert_eq!(second.out.delivered, vec![]);
+    assert_eq!(first.shard.report().frames_in_use, 0);
 }
