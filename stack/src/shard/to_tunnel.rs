@@ -11,7 +11,7 @@ use crate::plan::{Mtu, PeerId, Vni};
 use crate::responder::{arp, ndp};
 use crate::wire::vxlan::{self, ETHERNET_HEADER};
 use crate::wire::{Ecn, Headers, MacAddr};
-use crate::wireguard::{DATA_OVERHEAD, Peer, Train, WAITING_FOR_SESSION};
+use crate::wireguard::{DATA_OVERHEAD, Peer, Train};
 use std::net::IpAddr;
 
 /// Packets sealed at a time: enough for a cipher that works on many at once, few enough to stay in the cache.
@@ -79,7 +79,7 @@ impl Shard {
             .ok_or(DropReason::NoPeer)?;
         let peer = self.peers.get_mut(peer).ok_or(DropReason::NoPeer)?;
         if !peer.tunnel.is_ready() {
-            if peer.waiting.len() == WAITING_FOR_SESSION {
+            if !peer.may_wait() {
                 return Err(DropReason::NoSession);
             }
             if peer.endpoint.is_none() {
@@ -87,7 +87,7 @@ impl Shard {
             }
             let mut copy = self.pool.take(frame.packet().len()).ok_or(DropReason::NoBuffer)?;
             copy.fill(frame.packet(), frame.offload);
-            peer.waiting.push_back((vni, copy));
+            peer.wait(vni, copy, turn.now);
             initiate(peer, turn, &mut self.counters);
             return Ok(());
         }

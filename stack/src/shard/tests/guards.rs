@@ -122,3 +122,21 @@ fn what_waits_for_a_session_does_not_outlive_its_permission() {
     assert_eq!(second.out.delivered, vec![]);
     assert_eq!(first.shard.report().frames_in_use, 0);
 }
+
+#[test]
+fn what_waits_for_a_session_that_never_comes_is_given_up() {
+    let (mut first, mut second) = pair();
+    let packet = udp(WEB_ON_1, WEB_ON_2, b"?");
+    first.send(&packet, Offload::NONE);
+    settle(&mut first, &mut second);
+    first.lose_session();
+    first.send(&packet, Offload::NONE);
+    let passed = |host: &mut Host, seconds| {
+        let later = now() + Duration::from_secs(seconds);
+        host.shard.handle_timeout(later, &mut host.out);
+        host.shard.report().frames_in_use
+    };
+    assert_eq!(passed(&mut first, 89), 1);
+    assert_eq!(passed(&mut first, 90), 0);
+    assert_eq!(first.drops(DropReason::NoSession), 1);
+}
