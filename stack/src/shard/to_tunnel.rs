@@ -85,7 +85,10 @@ impl Shard {
             if peer.endpoint.is_none() {
                 return Err(DropReason::NoEndpoint);
             }
-            let mut copy = self.pool.take(frame.packet().len()).ok_or(DropReason::NoBuffer)?;
+            let mut copy = self
+                .pool
+                .take_to_wait(frame.packet().len())
+                .ok_or(DropReason::NoBuffer)?;
             copy.fill(frame.packet(), frame.offload);
             peer.wait(vni, copy, turn.now);
             initiate(peer, turn, &mut self.counters);
@@ -101,7 +104,10 @@ impl Shard {
         if !self.neighbours.has_room(key) {
             return Err(DropReason::NeighbourQueueFull);
         }
-        let mut copy = self.pool.take(frame.packet().len()).ok_or(DropReason::NoBuffer)?;
+        let mut copy = self
+            .pool
+            .take_to_wait(frame.packet().len())
+            .ok_or(DropReason::NoBuffer)?;
         copy.fill(frame.packet(), frame.offload);
         self.neighbours.wait(key, copy).map_err(|copy| {
             self.pool.recycle(copy);
