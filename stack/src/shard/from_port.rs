@@ -34,6 +34,7 @@ impl Shard {
             Err(reason) => Err(reason),
             Ok(headers) if !frame.offload.agrees_with(&headers) => Err(DropReason::Malformed),
             Ok(headers) => {
+                frame.truncate(headers.total_length);
                 let endpoints = headers.endpoints();
                 example.packet = Some(packet_example(&endpoints));
                 let traffic = self.counters.port(port.id);

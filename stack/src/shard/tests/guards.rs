@@ -161,3 +161,13 @@ fn what_waits_leaves_frames_for_what_passes() {
     settle(&mut first, &mut second);
     assert_eq!(first.out.delivered.len(), 1);
 }
+
+#[test]
+fn bytes_behind_a_packet_stay_behind() {
+    let (mut first, _second) = pair();
+    let packet = udp(WEB_ON_1, SECOND_ON_1, b"hello");
+    let longer = [&packet[..], &[0xee; 3000]].concat();
+    first.send(&longer, Offload::NONE);
+    let (_, delivered, _) = first.out.delivered.pop().expect("delivered");
+    assert_eq!(delivered.len(), packet.len());
+}
