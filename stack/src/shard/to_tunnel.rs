@@ -60,6 +60,8 @@ impl Shard {
             {
                 Lookup::Known(mac, place) => (mac, place),
                 Lookup::Unknown(question) => {
+                    // The look-up may have evicted an entry in which packets waited.
+                    self.recycle_given_up();
                     let waits = self.wait_for_neighbour(&key, frame);
                     if let Some(asked) = question {
                         self.ask_neighbour(&asked, turn);

@@ -1,6 +1,7 @@
 //! What a host lets nobody do: speak for others, go on after a revocation, take what others need.
 
 use super::*;
+use crate::overlay::Neighbours;
 use crate::responder::icmp::{self, IcmpError};
 use crate::wireguard::{BoringTunnel, Lane};
 
@@ -170,4 +171,26 @@ fn bytes_behind_a_packet_stay_behind() {
     first.send(&longer, Offload::NONE);
     let (_, delivered, _) = first.out.delivered.pop().expect("delivered");
     assert_eq!(delivered.len(), packet.len());
+}
+
+#[test]
+fn a_search_through_a_block_keeps_no_frames() {
+    let (mut first, _second) = pair();
+    let network = shop().numbers.block_ipv6(ordinal(2)).network().to_bits();
+    let (_, source) = shop().numbers.instance(ordinal(1), InstanceIndex::MIN).unwrap();
+    let most = Neighbours::CAPACITY as u128;
+    for index in 2..most + 10 {
+        let target = std::net::Ipv6Addr::from_bits(network | index);
+        let mut packet = Vec::new();
+        PacketBuilder::ipv6(source.octets(), target.octets(), 64)
+            .udp(5_000, 6_000)
+            .write(&mut packet, b"?")
+            .unwrap();
+        first.send(&packet, Offload::NONE);
+        first.out.datagrams.clear();
+    }
+    assert!(
+        first.drops(DropReason::NoNeighbour) > 0,
+        "what was evicted gives its frame back at once"
+    );
 }
