@@ -184,6 +184,10 @@ impl Shard {
         };
         for peer in self.peers.iter_mut() {
             to_tunnel::tick(peer, turn, &mut self.counters);
+            while let Some(frame) = peer.poll_given_up(now) {
+                self.counters.drop(DropReason::NoSession);
+                self.pool.recycle(frame);
+            }
         }
         let mut questions = Vec::new();
         self.neighbours.tick(now, |asked| questions.push(asked));
