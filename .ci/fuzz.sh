@@ -32,6 +32,6 @@ cargo build --release --target "$triple"
 for target in "${targets[@]}"; do
     mkdir -p "corpus/$target" "artifacts/$target"
     "target/$triple/release/$target" "corpus/$target" -artifact_prefix="artifacts/$target/" \
-        -max_total_time="$seconds" -max_len=4096 -print_final_stats=1 -verbosity=0
+        -max_total_time="$seconds" -max_len=4096 -print_final_stats=1 -print_funcs=0 -verbosity=0
 done
 echo "fuzz: ${#targets[@]} targets ran without a crash"
