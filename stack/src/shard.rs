@@ -22,13 +22,13 @@ use crate::egress::Egress;
 use crate::flow::{Arrival, FlowTable, Verdict};
 use crate::frame::{Batch, Coalescer, Deliver, Frame, FramePool, PoolSizes};
 use crate::overlay::Neighbours;
-use crate::plan::PortId;
+use crate::plan::{PeerId, PortId};
 use crate::responder::RateLimit;
 use crate::snapshot::{Policy, Snapshot};
 use crate::stats::{DropReport, PeerReport, PortReport, Report};
 use crate::time::Instant;
 use crate::wire::Ecn;
-use crate::wireguard::{Peers, TICK_INTERVAL};
+use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel};
 use counters::Counters;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -154,6 +154,13 @@ impl Shard {
                 to_tunnel::initiate(peer, turn, &mut self.counters);
             }
         }
+    }
+
+    /// Puts another tunnel in the place of a peer's, as long as the plan doesn't change it: one without a cipher, for
+    /// tests that read the wire and benches that leave the cipher out. False when there is no such peer.
+    pub fn set_tunnel(&mut self, peer: PeerId, tunnel: Box<dyn Tunnel>) -> bool {
+        let found = self.peers.get_mut(peer);
+        found.map(|peer| peer.tunnel = tunnel).is_some()
     }
 
     /// End of a turn, after the sockets were drained: delivers the trains that were glued.

@@ -94,6 +94,11 @@ fn what_is_too_big_for_the_tunnel_is_told_to_its_sender() {
         let crafted = world.between(H1, H2, ipv6);
         world.send(H1, udp_of_length(&crafted, 1390));
         assert_eq!(lengths(&world.received(H2)), [1390]);
+        assert_eq!(
+            world.tally().longest,
+            1500 - 28,
+            "it fills the underlay's packet, padding and all"
+        );
         world.send(H1, udp_of_length(&crafted, 1391));
         assert_eq!(world.received(H2), []);
         let told = world.received(H1);
@@ -221,6 +226,14 @@ fn nothing_that_an_instance_says_is_readable_on_the_wire() {
     assert!(world.received(H2).len() > 10);
     assert_eq!(world.tally().types[0], 0, "nothing but WireGuard");
     assert_eq!(world.tally().seen, 0);
+
+    // The control: the same search finds every one when the cipher is taken out.
+    world.lay_open();
+    world.instance(H2).deaf = true;
+    for _ in 0..20 {
+        world.send(H1, crafted.udp((4000, 4001), marker));
+    }
+    assert_eq!((world.received(H2).len(), world.tally().seen), (20, 20));
 }
 
 #[test]
