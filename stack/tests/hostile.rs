@@ -214,7 +214,7 @@ proptest! {
             for port in 0..3 {
                 for packet in std::mem::take(&mut far_end.instance(port).received) {
                     let headers = Headers::parse(&packet.bytes);
-                    prop_assert!(headers.is_ok_and(|headers| headers.total_length <= packet.bytes.len()));
+                    prop_assert!(headers.is_ok_and(|headers| headers.total_length == packet.bytes.len()));
                 }
             }
         }
