@@ -66,7 +66,8 @@ drop_reasons! {
     Unauthenticated => "unauthenticated",
     /// A WireGuard message seen before, or too old for the replay window.
     Replayed => "replayed",
-    /// No session with the peer yet, and its queue is full. Is the peer up, and UDP open both ways?
+    /// No session with the peer yet, and its queue is full or has waited too long. Is the peer up, and UDP
+    /// open both ways?
     NoSession => "no-session",
     /// The peer's address isn't known, and it hasn't called yet.
     NoEndpoint => "no-endpoint",

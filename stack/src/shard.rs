@@ -22,13 +22,13 @@ use crate::egress::Egress;
 use crate::flow::{Arrival, FlowTable, Verdict};
 use crate::frame::{Batch, Coalescer, Deliver, Frame, FramePool, PoolSizes};
 use crate::overlay::Neighbours;
-use crate::plan::PortId;
+use crate::plan::{PeerId, PortId};
 use crate::responder::RateLimit;
 use crate::snapshot::{Policy, Snapshot};
 use crate::stats::{DropReport, PeerReport, PortReport, Report};
 use crate::time::Instant;
 use crate::wire::Ecn;
-use crate::wireguard::{Peers, TICK_INTERVAL};
+use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel};
 use counters::Counters;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -156,6 +156,13 @@ impl Shard {
         }
     }
 
+    /// Puts another tunnel in the place of a peer's, as long as the plan doesn't change it: one without a cipher, for
+    /// tests that read the wire and benches that leave the cipher out. False when there is no such peer.
+    pub fn set_tunnel(&mut self, peer: PeerId, tunnel: Box<dyn Tunnel>) -> bool {
+        let found = self.peers.get_mut(peer);
+        found.map(|peer| peer.tunnel = tunnel).is_some()
+    }
+
     /// End of a turn, after the sockets were drained: delivers the trains that were glued.
     pub fn flush(&mut self, _now: Instant, egress: &mut impl Egress) {
         let Some(snapshot) = &self.snapshot else { return };
@@ -184,6 +191,10 @@ impl Shard {
         };
         for peer in self.peers.iter_mut() {
             to_tunnel::tick(peer, turn, &mut self.counters);
+            while let Some(frame) = peer.poll_given_up(now) {
+                self.counters.drop(DropReason::NoSession);
+                self.pool.recycle(frame);
+            }
         }
         let mut questions = Vec::new();
         self.neighbours.tick(now, |asked| questions.push(asked));

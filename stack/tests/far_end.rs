@@ -6,14 +6,14 @@
 mod sim;
 
 use sim::far_end::{FAR_VTEP, FarEnd, NEAR_VTEP, VNI_FLAG, ethernet, vxlan, vxlan_between};
-use sim::instance::Packet;
-use sim::packets::Crafted;
+use sim::packets::{Crafted, Packet};
 use sim::plans::Site;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 use tidegate_stack::drop::DropReason;
 use tidegate_stack::plan::PeerNetworks;
 use tidegate_stack::responder::arp::{self, Arp, Operation};
+use tidegate_stack::responder::icmp::{self, IcmpError};
 use tidegate_stack::responder::ndp::{self, Ndp};
 use tidegate_stack::wire::MacAddr;
 
@@ -330,4 +330,25 @@ fn a_peer_is_heard_in_the_networks_that_it_is_a_member_of() {
     );
     assert_eq!(far_end.hear(), [[0; 0]; 0]);
     assert_eq!(far_end.drops(DropReason::NoPeer), 1);
+}
+
+#[test]
+fn a_peer_tells_no_errors_about_packets_that_it_never_got() {
+    let mut far_end = far_end();
+    let second = IpAddr::from([172, 19, 1, 3]);
+    let packet = Crafted::new(OWN_4.into(), second).udp((4000, 4001), b"stays here");
+    far_end.instance(1).deaf = true;
+    far_end.instance(0).inject(packet.clone().into());
+    far_end.hear();
+    let mut error = vec![0; 576];
+    let length = icmp::error(
+        IcmpError::PortUnreachable,
+        CONTAINER_4.into(),
+        &packet,
+        &mut error,
+    )
+    .unwrap();
+    far_end.say_frame(&ethernet(OWN_MAC, CONTAINER_MAC, IPV4, &error[..length]));
+    assert_eq!(far_end.drops(DropReason::NoFlow), 1);
+    assert_eq!(far_end.instance(0).received, []);
 }

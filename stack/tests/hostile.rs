@@ -6,8 +6,7 @@ mod sim;
 
 use proptest::prelude::*;
 use sim::far_end::{FarEnd, VNI_FLAG, ethernet, vxlan};
-use sim::instance::Packet;
-use sim::packets::Crafted;
+use sim::packets::{Crafted, Packet};
 use sim::plans::Site;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -171,6 +170,9 @@ fn made(message: impl FnOnce(&mut [u8]) -> Option<usize>) -> Vec<u8> {
 }
 
 fn enter(far_end: &mut FarEnd, door: &Door, bytes: Vec<u8>) {
+    if bytes.is_empty() {
+        return;
+    }
     match door {
         Door::Port(offload) => {
             far_end.instance(0).inject(Packet {

@@ -1,38 +1,21 @@
-//! What users count on, in virtual time: `cargo test -p tidegate-stack --features simulation`.
+//! What users count on, in virtual time: connections arrive whole, sessions begin, change and come back.
+//! `cargo test -p tidegate-stack --features simulation`.
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it didn't expect")]
 
 mod sim;
 
-use sim::instance::Packet;
 use sim::link::Conditions;
-use sim::packets::{Crafted, ecn, hop_limit, icmp_type, udp_of_length};
+use sim::packets::{Packet, payloads};
 use sim::plans::{Site, Underlay};
-use sim::world::{At, World};
+use sim::world::{At, H1, H1_SECOND, H2, World};
 use smoltcp::iface::SocketHandle;
-use std::net::IpAddr;
 use std::time::Duration;
 use tidegate_stack::drop::DropReason;
 use tidegate_stack::frame::{Offload, Segmentation};
 use tidegate_stack::time::Instant;
-use tidegate_stack::wire::Ecn;
-
-/// Ports: the first two are of one application, the third is of another with the addresses of the first.
-const H1: At = (0, 0);
-const H1_SECOND: At = (0, 1);
-const H1_BLUE: At = (0, 2);
-const H2: At = (1, 0);
-const H2_BLUE: At = (1, 2);
 
 const PORT: u16 = 80;
-
-fn world(site: Site, conditions: Conditions) -> World {
-    World::new(site, conditions, 7)
-}
-
-fn quiet() -> World {
-    world(Site::default(), Conditions::default())
-}
 
 /// A TCP connection that carries a known stream from `from` to `to`.
 struct Transfer {
@@ -105,7 +88,7 @@ impl Transfer {
 }
 
 fn transfer(site: Site, conditions: Conditions, ipv6: bool, length: usize) -> World {
-    let mut world = world(site, conditions);
+    let mut world = World::with(site, conditions);
     let transfer = Transfer::start(&mut world, H1, H2, ipv6, length);
     transfer.finish(&mut world, Duration::from_secs(3600));
     world
@@ -208,7 +191,7 @@ fn super_packets_are_cut_at_the_tunnel_and_glued_behind_it() {
 
 #[test]
 fn two_instances_of_a_host_exchange_super_packets_whole() {
-    let mut world = world(
+    let mut world = World::with(
         Site {
             offloads: true,
             ..Site::default()
@@ -232,8 +215,8 @@ fn two_instances_of_a_host_exchange_super_packets_whole() {
 
 #[test]
 fn keys_change_under_traffic_without_a_lost_packet() {
-    let mut world = quiet();
-    let crafted = between(&mut world, H1, H2, false);
+    let mut world = World::quiet();
+    let crafted = world.between(H1, H2, false);
     for number in 0..280_u16 {
         world.send(H1, crafted.udp((4000, 4001), &number.to_be_bytes()));
         world.run_for(Duration::from_millis(950));
@@ -250,8 +233,8 @@ fn keys_change_under_traffic_without_a_lost_packet() {
 
 #[test]
 fn a_silent_peer_is_found_again_when_it_comes_back() {
-    let mut world = quiet();
-    let crafted = between(&mut world, H1, H2, false);
+    let mut world = World::quiet();
+    let crafted = world.between(H1, H2, false);
     world.link.conditions.loss = 1.0;
     for _ in 0..200 {
         world.send(H1, crafted.udp((4000, 4001), b"into the void"));
@@ -270,8 +253,8 @@ fn a_silent_peer_is_found_again_when_it_comes_back() {
 
 #[test]
 fn what_waits_for_a_session_is_bounded_and_arrives_in_order() {
-    let mut world = quiet();
-    let crafted = between(&mut world, H1, H2, false);
+    let mut world = World::quiet();
+    let crafted = world.between(H1, H2, false);
     for number in 0..40_u8 {
         world
             .instance(H1)
@@ -288,7 +271,7 @@ fn what_waits_for_a_session_is_bounded_and_arrives_in_order() {
 #[test]
 fn a_connection_outlives_the_restart_of_either_datapath() {
     for victim in [0, 1] {
-        let mut world = world(
+        let mut world = World::with(
             Site {
                 offloads: true,
                 ..Site::default()
@@ -317,211 +300,15 @@ fn a_connection_outlives_the_restart_of_either_datapath() {
 }
 
 #[test]
-fn the_hop_limit_falls_by_one_between_two_instances() {
-    for ipv6 in [false, true] {
-        for (from, to) in [(H1, H2), (H1, H1_SECOND), (H2, H1)] {
-            let mut world = quiet();
-            let mut crafted = between(&mut world, from, to, ipv6);
-            world.send(from, crafted.udp((4000, 4001), b"?"));
-            let received = world.received(to);
-            assert_eq!(hop_limit(&received[0].bytes), 63, "{from:?} {to:?}");
-            crafted.hop_limit = 1;
-            world.received(from);
-            world.send(from, crafted.udp((4000, 4001), b"?"));
-            assert_eq!(world.received(to), []);
-            let told: Vec<_> = world
-                .received(from)
-                .iter()
-                .filter_map(|packet| icmp_type(&packet.bytes))
-                .collect();
-            assert_eq!(told, [if ipv6 { (3, 0) } else { (11, 0) }]);
-            assert_eq!(world.drops(from.0, DropReason::HopLimitExceeded), 1);
-        }
-    }
-}
-
-#[test]
-fn congestion_marks_of_the_underlay_reach_the_instance() {
-    let bits = [Ecn::NotCapable, Ecn::Capable1, Ecn::Capable0, Ecn::Congested];
-    for ipv6 in [false, true] {
-        for inner in bits {
-            for outer in bits {
-                let mut world = quiet();
-                let mut crafted = between(&mut world, H1, H2, ipv6);
-                world.send(H1, crafted.udp((4000, 4001), b"opens the session"));
-                world.received(H2);
-                world.link.conditions.mark = Some(outer);
-                crafted.ecn = inner.bits();
-                world.send(H1, crafted.udp((4000, 4001), b"marked"));
-                let arrived: Vec<_> = world
-                    .received(H2)
-                    .iter()
-                    .map(|packet| ecn(&packet.bytes))
-                    .collect();
-                match inner.decapsulated(outer) {
-                    Some(joined) => assert_eq!(arrived, [joined.bits()], "{inner:?} under {outer:?}"),
-                    None => {
-                        assert_eq!(arrived, [0; 0], "{inner:?} under {outer:?}");
-                        assert_eq!(world.drops(1, DropReason::EcnMismatch), 1);
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn the_congestion_field_of_an_instance_reaches_the_underlay() {
-    let mut world = quiet();
-    let mut crafted = between(&mut world, H1, H2, false);
-    world.send(H1, crafted.udp((4000, 4001), b"opens the session"));
-    world.received(H2);
-    for bits in 0..4 {
-        crafted.ecn = bits;
-        world.send(H1, crafted.udp((4000, 4001), b"marked"));
-        assert_eq!(
-            world
-                .received(H2)
-                .iter()
-                .map(|packet| ecn(&packet.bytes))
-                .collect::<Vec<_>>(),
-            [bits]
-        );
-    }
-}
-
-#[test]
-fn what_is_too_big_for_the_tunnel_is_told_to_its_sender() {
-    for ipv6 in [false, true] {
-        let mut world = quiet();
-        let crafted = between(&mut world, H1, H2, ipv6);
-        world.send(H1, udp_of_length(&crafted, 1390));
-        assert_eq!(lengths(&world.received(H2)), [1390]);
-        world.send(H1, udp_of_length(&crafted, 1391));
-        assert_eq!(world.received(H2), []);
-        let told = world.received(H1);
-        let mtu_at = if ipv6 { 44 } else { 24 };
-        let errors: Vec<_> = told
-            .iter()
-            .filter(|packet| matches!(icmp_type(&packet.bytes), Some((3, 4) | (2, 0))))
-            .collect();
-        assert_eq!(errors.len(), 1);
-        assert_eq!(errors[0].bytes[mtu_at..mtu_at + 4], 1390_u32.to_be_bytes());
-        assert_eq!(world.drops(0, DropReason::PacketTooBig), 1);
-        assert_eq!(world.tally().too_big, 0);
-    }
-}
-
-#[test]
-fn the_service_address_answers_pings_and_refuses_dns() {
-    for ipv6 in [false, true] {
-        let mut world = quiet();
-        let own = world.instance(H1).address(ipv6);
-        let crafted = Crafted::new(own, service_address(own));
-        world.send(H1, crafted.echo(9, b"ping"));
-        world.send(H1, crafted.udp((4000, 53), b"query"));
-        world.send(H1, crafted.syn((4000, 53)));
-        let answers = world.received(H1);
-        assert_eq!(answers.len(), 3, "{:?}", world.all_drops(0));
-        let (echo, unreachable) = if ipv6 {
-            ((129, 0), (1, 4))
-        } else {
-            ((0, 0), (3, 3))
-        };
-        assert_eq!(icmp_type(&answers[0].bytes), Some(echo));
-        assert_eq!(icmp_type(&answers[1].bytes), Some(unreachable));
-        let flags = answers[2].bytes[if ipv6 { 53 } else { 33 }];
-        assert_eq!(flags, 0x14, "RST and ACK");
-        world.send(H1, crafted.udp((4000, 54), b"?"));
-        assert_eq!(world.received(H1), []);
-        assert_eq!(world.drops(0, DropReason::ServiceAddress), 1);
-    }
-}
-
-#[test]
-fn an_application_reaches_its_own_instances_and_no_others() {
-    for ipv6 in [false, true] {
-        let mut world = quiet();
-        // The control: the same packets inside the application arrive.
-        for (from, to) in [(H1_BLUE, H2_BLUE), (H1, H2)] {
-            let crafted = between(&mut world, from, to, ipv6);
-            world.send(from, crafted.udp((4000, 4001), b"inside"));
-            assert_eq!(
-                payloads(&world.received(to), if ipv6 { 48 } else { 28 }),
-                [b"inside"]
-            );
-        }
-        for at in [H1_BLUE, H2_BLUE, H1, H2, H1_SECOND] {
-            world.received(at);
-        }
-        // With IPv4 the addresses are the same, and the packet stays inside; with IPv6 each has a prefix of its own.
-        let from_shop = world.instance(H1).address(ipv6);
-        let to_blue = world.instance(H2_BLUE).address(ipv6);
-        world.send(H1, Crafted::new(from_shop, to_blue).udp((4000, 4001), b"probe"));
-        let spoofed = world.instance(H1_SECOND).address(ipv6);
-        world.send(H1, Crafted::new(spoofed, to_blue).udp((4000, 4001), b"spoof"));
-        assert_eq!(world.received(H1_BLUE), []);
-        assert_eq!(world.received(H2_BLUE), []);
-        assert_eq!(world.drops(0, DropReason::SourceNotOwn), 1);
-        if ipv6 {
-            assert_eq!(
-                world.drops(0, DropReason::OutboundDenied),
-                1,
-                "{:?}",
-                world.all_drops(0)
-            );
-        } else {
-            assert_eq!(payloads(&world.received(H2), 28), [b"probe"]);
-        }
-    }
-}
-
-#[test]
-fn every_wrong_packet_of_an_instance_is_dropped_under_its_reason() {
-    let mut world = quiet();
-    let own = world.instance(H1).address(false);
-    let address = |text: &str| text.parse::<IpAddr>().unwrap();
-    for (source, destination, reason) in [
-        (own, address("172.19.1.200"), DropReason::NoInstance),
-        (own, address("172.19.77.2"), DropReason::NoPeer),
-        (own, address("172.19.0.9"), DropReason::NoInstance),
-        (own, address("192.0.2.12"), DropReason::OutboundDenied),
-        (own, address("224.0.0.251"), DropReason::Multicast),
-        (own, address("255.255.255.255"), DropReason::Multicast),
-        (
-            address("172.19.1.99"),
-            address("172.19.1.3"),
-            DropReason::SourceNotOwn,
-        ),
-    ] {
-        let before = world.drops(0, reason);
-        world.send(H1, Crafted::new(source, destination).udp((4000, 4001), b"?"));
-        assert_eq!(
-            world.drops(0, reason),
-            before + 1,
-            "{source} → {destination}: {:?}",
-            world.all_drops(0)
-        );
-    }
-    let mut damaged = Crafted::new(own, address("172.19.1.3")).udp((4000, 4001), b"?");
-    damaged[11] ^= 1;
-    world.send(H1, damaged);
-    assert_eq!(world.drops(0, DropReason::BadChecksum), 1);
-    world.send(H1, vec![0x45, 0, 0]);
-    assert_eq!(world.drops(0, DropReason::Malformed), 1);
-    assert_eq!(world.received(H1_SECOND), []);
-}
-
-#[test]
 fn a_udp_super_packet_arrives_as_its_datagrams() {
-    let mut world = world(
+    let mut world = World::with(
         Site {
             offloads: true,
             ..Site::default()
         },
         Conditions::default(),
     );
-    let crafted = between(&mut world, H1, H2, false);
+    let crafted = world.between(H1, H2, false);
     let payload: Vec<u8> = (0..10_500_u32).map(|index| (index % 249) as u8).collect();
     let bytes = crafted.udp((4000, 4001), &payload);
     let offload = Offload {
@@ -535,23 +322,9 @@ fn a_udp_super_packet_arrives_as_its_datagrams() {
 }
 
 #[test]
-fn nothing_that_an_instance_says_is_readable_on_the_wire() {
-    let marker = b"TIDEGATE-MARKER-0123456789";
-    let mut world = quiet();
-    let crafted = between(&mut world, H1, H2, false);
-    world.link.watch_for(marker);
-    for _ in 0..20 {
-        world.send(H1, crafted.udp((4000, 4001), marker));
-    }
-    assert!(world.received(H2).len() > 10);
-    assert_eq!(world.tally().types[0], 0, "nothing but WireGuard");
-    assert_eq!(world.tally().seen, 0);
-}
-
-#[test]
 fn idle_hosts_say_nothing() {
-    let mut world = quiet();
-    let crafted = between(&mut world, H1, H2, false);
+    let mut world = World::quiet();
+    let crafted = world.between(H1, H2, false);
     world.send(H1, crafted.udp((4000, 4001), b"?"));
     world.run_for(Duration::from_secs(30));
     let sent = world.tally().sent;
@@ -561,33 +334,6 @@ fn idle_hosts_say_nothing() {
         "{} datagrams more",
         world.tally().sent - sent
     );
-}
-
-fn between(world: &mut World, from: At, to: At, ipv6: bool) -> Crafted {
-    Crafted::new(
-        world.instance(from).address(ipv6),
-        world.instance(to).address(ipv6),
-    )
-}
-
-fn service_address(own: IpAddr) -> IpAddr {
-    match own {
-        IpAddr::V4(own) => IpAddr::from([own.octets()[0], own.octets()[1], 0, 1]),
-        IpAddr::V6(own) => IpAddr::V6(((own.to_bits() >> 64 << 64) | 1).into()),
-    }
-}
-
-/// What UDP datagrams carried, `headers` bytes into each packet.
-fn payloads(packets: &[Packet], headers: usize) -> Vec<Vec<u8>> {
-    packets
-        .iter()
-        .filter(|packet| icmp_type(&packet.bytes).is_none())
-        .map(|packet| packet.bytes[headers..].to_vec())
-        .collect()
-}
-
-fn lengths(packets: &[Packet]) -> Vec<usize> {
-    packets.iter().map(|packet| packet.bytes.len()).collect()
 }
 
 /// Time starts with the world: nothing here depends on when it is run.
@@ -603,4 +349,65 @@ fn two_runs_of_one_story_take_the_same_time() {
         world.now()
     });
     assert_eq!(ends[0], ends[1]);
+}
+
+#[test]
+fn a_peer_that_moves_is_followed() {
+    let mut world = World::quiet();
+    let crafted = world.between(H1, H2, false);
+    world.send(H1, crafted.udp((4000, 4001), b"before"));
+    world.received(H2);
+    world.move_host(1, "198.51.100.7:1024".parse().unwrap());
+    world.send(H1, crafted.udp((4000, 4001), b"lost on the way to the old place"));
+    assert_eq!(world.received(H2), []);
+    let back = world.between(H2, H1, false);
+    world.send(H2, back.udp((4001, 4000), b"from the new place"));
+    world.send(H1, crafted.udp((4000, 4001), b"to the new place"));
+    assert_eq!(payloads(&world.received(H2), 28), [b"to the new place"]);
+}
+
+#[test]
+fn a_peer_without_an_endpoint_is_answered_when_it_calls() {
+    let mut world = World::quiet();
+    forget_greetings(&mut world);
+    world.change_plan(0, |plan| plan.peers[0].endpoint = None);
+    let crafted = world.between(H1, H2, false);
+    let sent = world.tally().sent;
+    world.send(H1, crafted.udp((4000, 4001), b"nobody knows where"));
+    assert_eq!(world.tally().sent, sent);
+    let back = world.between(H2, H1, false);
+    for _ in 0..20 {
+        world.send(H2, back.udp((4001, 4000), b"here I am"));
+        world.run_for(Duration::from_secs(1));
+    }
+    assert!(
+        !world.received(H1).is_empty(),
+        "{:?} {:?}",
+        world.all_drops(0),
+        world.all_drops(1)
+    );
+    world.send(H1, crafted.udp((4000, 4001), b"there you are"));
+    assert!(payloads(&world.received(H2), 28).contains(&b"there you are".to_vec()));
+}
+
+#[test]
+fn a_key_that_is_no_peers_gets_no_session() {
+    let mut world = World::quiet();
+    forget_greetings(&mut world);
+    world.restart(1);
+    world.run_for(Duration::from_secs(20));
+    assert!(
+        world.drops(0, DropReason::UnknownKey) >= 3,
+        "{:?}",
+        world.all_drops(0)
+    );
+    assert_eq!(world.tally().types[2], 0, "no response");
+}
+
+/// What hosts say to each other at their start is lost, and the first host has no peers from then on.
+fn forget_greetings(world: &mut World) {
+    world.link.conditions.loss = 1.0;
+    world.run_for(Duration::from_millis(100));
+    world.change_plan(0, |plan| plan.peers.clear());
+    world.link.conditions.loss = 0.0;
 }

@@ -64,13 +64,19 @@ pub(crate) fn run(places: &Places) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut agent = Agent::begin(places)?;
+        let host = host::read(&places.config)?;
+        for folder in [&places.state_dir, &places.run_dir] {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("the folder {} can't be made", folder.display()))?;
+        }
+        // First of all: a second agent ends here, before it touches what belongs to the first.
         let listener = api::listen(&places.agent_socket()).with_context(|| {
             format!(
                 "the control socket can't be made at {}",
                 places.agent_socket().display()
             )
         })?;
+        let mut agent = Agent::begin(places, host)?;
         let (calls, waiting) = mpsc::channel(WAITING_CALLS);
         let server = tokio::spawn(api::serve(listener, calls));
         let outcome = agent.serve(waiting).await;
@@ -118,12 +124,7 @@ struct Agent {
 }
 
 impl Agent {
-    fn begin(places: &Places) -> anyhow::Result<Self> {
-        let host = host::read(&places.config)?;
-        for folder in [&places.state_dir, &places.run_dir] {
-            std::fs::create_dir_all(folder)
-                .with_context(|| format!("the folder {} can't be made", folder.display()))?;
-        }
+    fn begin(places: &Places, host: HostDocument) -> anyhow::Result<Self> {
         let keys = keys::load(&host, &places.state_dir)?;
         let (journal, record) = Journal::open(&places.state_dir)
             .with_context(|| format!("the journal in {} can't be read", places.state_dir.display()))?;

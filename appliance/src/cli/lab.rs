@@ -3,6 +3,7 @@
 use super::Failure;
 use super::output::{self, Form};
 use crate::lab::built_in::{self, BuiltIn};
+use crate::lab::summary::Summary;
 use crate::lab::{Error, Progress, build, demo, exec, teardown};
 use crate::sys::interruption;
 use clap::{Args, Subcommand};
@@ -69,7 +70,7 @@ pub(crate) fn run(verb: LabVerb, form: Form) -> anyhow::Result<ExitCode> {
 
 fn up(file: Option<&Path>, form: Form) -> anyhow::Result<ExitCode> {
     let lab = with_topology(file, |file| build::up(file, Progress::on_stderr()))?;
-    output::print(form, &build::Summary::of(&lab), build::Summary::to_text)?;
+    output::print(form, &Summary::of(&lab), Summary::to_text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -173,6 +173,7 @@ pub(crate) fn read(file: &Path) -> Result<HostDocument, Problems> {
 ///
 /// # Errors
 /// All problems of the text.
+#[cfg(test)]
 pub(crate) fn parse(file: &Path, text: &str) -> Result<HostDocument, Problems> {
     decode(Report::new(file), Some(text.to_owned()))
 }

@@ -20,7 +20,7 @@ pub(crate) mod topology;
 mod values;
 pub(crate) mod yaml;
 
-pub(crate) use problem::{Place, Problem, Problems};
+pub(crate) use problem::Problems;
 
 #[cfg(test)]
 mod tests;

@@ -74,18 +74,6 @@ impl Problems {
     pub(crate) fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.0.iter()
     }
-
-    /// How many there are.
-    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Joins what several reads found.
-    pub(crate) fn join(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
-        self
-    }
 }
 
 impl IntoIterator for Problems {

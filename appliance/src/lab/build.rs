@@ -2,16 +2,14 @@
 //! instance reaches all others of its application.
 
 use super::blueprint::{Blueprint, Host, Instance};
-use super::echo::{Echo, Outcome};
 use super::ground::Ground;
 use super::state::{self, HostFiles, State};
-use super::{Error, Progress, WhileDoing as _, host_document, teardown};
+use super::{Error, Progress, WhileDoing as _, host_document, reach, teardown};
 use crate::config::topology;
 use crate::sys::netlink::Netlink;
 use crate::sys::process::{Process, Start};
 use crate::sys::seqpacket::Connection;
 use crate::sys::{interruption, netns};
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -32,12 +30,6 @@ const AGENT_START: Duration = Duration::from_secs(10);
 
 /// How long a verb that talks to an agent may take.
 const VERB: Duration = Duration::from_secs(20);
-
-/// How long it may take until every instance reaches its peers.
-const ALL_REACHED: Duration = Duration::from_secs(20);
-
-/// How long one echo request may take.
-const ECHO: Duration = Duration::from_millis(400);
 
 /// A lab that is up.
 pub(crate) struct Lab {
@@ -172,12 +164,12 @@ fn build(
         attached.push(attach(blueprint, instance, &ground)?);
     }
     progress.step("waiting until every instance reaches its peers");
-    wait_until_reached(&blueprint.lab, &attached, &ground)?;
+    reach::wait(&blueprint.lab, &attached, &ground)?;
     progress.done();
     Ok((ground, attached))
 }
 
-fn check_interruption() -> Result<(), Error> {
+pub(super) fn check_interruption() -> Result<(), Error> {
     if interruption::requested() {
         Err(Error::Interrupted)
     } else {
@@ -405,211 +397,4 @@ fn attach(blueprint: &Blueprint, instance: &Instance, ground: &Ground) -> Result
         instance: instance.clone(),
         addresses: addresses.iter().map(ipnet::IpNet::addr).collect(),
     })
-}
-
-/// Waits until every instance gets echo replies from every other one of its application, over each of its addresses.
-fn wait_until_reached(lab: &str, attached: &[Attached], ground: &Ground) -> Result<(), Error> {
-    let deadline = Instant::now() + ALL_REACHED;
-    let waiting = attached.iter().map(|from| {
-        let peers: Vec<&Attached> = attached
-            .iter()
-            .filter(|to| to.instance != from.instance)
-            .filter(|to| to.instance.is_of_the_same_application_as(&from.instance))
-            .collect();
-        move || wait_for_peers(from, &peers, ground, deadline)
-    });
-    let mut missing = Vec::new();
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = waiting.map(|wait| scope.spawn(wait)).collect();
-        for thread in threads {
-            missing.extend(
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            );
-        }
-    });
-    check_interruption()?;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Refused(format!(
-        "lab {lab}: after {ALL_REACHED:?} there is no answer:\n{}",
-        missing.join("\n")
-    )))
-}
-
-fn wait_for_peers(from: &Attached, peers: &[&Attached], ground: &Ground, deadline: Instant) -> Vec<String> {
-    let mut missing = Vec::new();
-    for (number, peer) in peers.iter().enumerate() {
-        for address in &peer.addresses {
-            let identifier = u16::try_from(number).unwrap_or(u16::MAX);
-            if let Err(why) = wait_for_peer(from, *address, identifier, ground, deadline) {
-                let (from, host) = (from.instance.title(), &from.instance.host);
-                let (peer, peer_host) = (peer.instance.title(), &peer.instance.host);
-                missing.push(format!(
-                    "  {from} (on {host}) can't reach {peer} (on {peer_host}) at {address}: {why}"
-                ));
-            }
-        }
-    }
-    missing
-}
-
-fn wait_for_peer(
-    from: &Attached,
-    address: IpAddr,
-    identifier: u16,
-    ground: &Ground,
-    deadline: Instant,
-) -> Result<(), String> {
-    let namespace = ground
-        .namespace(&from.instance.namespace)
-        .map_err(|error| error.to_string())?;
-    let mut echo = Echo::open(namespace, address, identifier).map_err(|error| error.to_string())?;
-    loop {
-        let why = match echo.ask(ECHO) {
-            Ok(Outcome::Reached(_)) => return Ok(()),
-            Ok(Outcome::Refused) => "refused".to_owned(),
-            Ok(Outcome::Silence) => "silence".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        if Instant::now() > deadline || interruption::requested() {
-            return Err(why);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// What `lab up` prints.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct Summary {
-    lab: String,
-    segments: Vec<SegmentSummary>,
-    hosts: Vec<HostSummary>,
-    instances: Vec<InstanceSummary>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct SegmentSummary {
-    name: String,
-    made_of: &'static str,
-    members: usize,
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct HostSummary {
-    name: String,
-    namespace: String,
-    ordinal: u8,
-    addresses: Vec<IpAddr>,
-    run_dir: PathBuf,
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct InstanceSummary {
-    name: String,
-    tenant: String,
-    namespace: String,
-    host: String,
-    addresses: Vec<IpAddr>,
-}
-
-impl Summary {
-    /// Of a lab that is up.
-    pub(crate) fn of(lab: &Lab) -> Self {
-        let Blueprint {
-            lab: name,
-            segments,
-            hosts,
-            ..
-        } = &lab.blueprint;
-        Self {
-            lab: name.clone(),
-            segments: segments
-                .iter()
-                .map(|segment| SegmentSummary {
-                    name: segment.name.clone(),
-                    made_of: if segment.bridge.is_some() {
-                        "bridge"
-                    } else {
-                        "veth pair"
-                    },
-                    members: segment.ends.len(),
-                })
-                .collect(),
-            hosts: hosts
-                .iter()
-                .map(|host| HostSummary {
-                    name: host.name.clone(),
-                    namespace: host.namespace.clone(),
-                    ordinal: host.ordinal.get(),
-                    addresses: host
-                        .addresses
-                        .iter()
-                        .flat_map(|(_, addresses)| addresses)
-                        .copied()
-                        .collect(),
-                    run_dir: HostFiles::of(name, &host.name).run(),
-                })
-                .collect(),
-            instances: lab
-                .instances
-                .iter()
-                .map(|attached| InstanceSummary {
-                    name: attached.instance.title(),
-                    tenant: attached.instance.tenant.clone(),
-                    namespace: attached.instance.namespace.clone(),
-                    host: attached.instance.host.clone(),
-                    addresses: attached.addresses.clone(),
-                })
-                .collect(),
-        }
-    }
-
-    /// For people.
-    pub(crate) fn to_text(&self) -> String {
-        use crate::cli::output::table;
-        let join = |addresses: &[IpAddr]| {
-            addresses
-                .iter()
-                .map(IpAddr::to_string)
-                .collect::<Vec<_>>()
-                .join("  ")
-        };
-        let hosts = self
-            .hosts
-            .iter()
-            .map(|host| [host.name.clone(), host.namespace.clone(), join(&host.addresses)]);
-        let instances = self.instances.iter().map(|instance| {
-            [
-                instance.name.clone(),
-                instance.host.clone(),
-                instance.namespace.clone(),
-                join(&instance.addresses),
-            ]
-        });
-        let segments = self.segments.iter().map(|segment| {
-            format!(
-                "segment {} is a {} with {} members",
-                segment.name, segment.made_of, segment.members
-            )
-        });
-        let segments = segments.collect::<Vec<_>>().join("\n");
-        format!(
-            "{}\n{}\n{segments}\nlab {} is up: `tidegate lab exec {} -- sh` goes inside, `tidegate lab down {}` \
-             removes it",
-            table(["HOST", "NAMESPACE", "UNDERLAY"], hosts),
-            table(["INSTANCE", "HOST", "NAMESPACE", "ADDRESSES"], instances),
-            self.lab,
-            self.instances
-                .first()
-                .map_or("NAME", |instance| instance.namespace.as_str()),
-            self.lab,
-        )
-    }
 }

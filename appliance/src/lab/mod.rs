@@ -3,8 +3,8 @@
 //! A topology goes through three rooms:
 //!
 //! 1. [`blueprint`] turns the document into names, wires and peers: pure, everything checked before anything is made.
-//! 2. [`build`] makes it: namespaces, segments, hosts, applications, instances; then waits until every instance
-//!    reaches its peers. What it is going to make is written to the lab's state file first.
+//! 2. [`build`] makes it: the [`ground`] of namespaces and segments, hosts, applications, instances; then waits until
+//!    every instance reaches its peers. What it is going to make is written to the lab's [`state`] file first.
 //! 3. [`teardown`] removes what a state file names, whoever made it and however far it came: an `up` that failed, was
 //!    interrupted or was killed is undone by the same code as one that worked.
 //!
@@ -20,7 +20,9 @@ pub(crate) mod exec;
 mod ground;
 mod host_document;
 mod progress;
+mod reach;
 pub(crate) mod state;
+pub(crate) mod summary;
 pub(crate) mod teardown;
 
 pub(crate) use progress::Progress;

@@ -91,6 +91,11 @@ impl Frame {
         self.offload = offload;
     }
 
+    /// Cuts off what stands behind the first `length` bytes of the packet: padding isn't part of it.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+
     /// Appends bytes to the packet. False, and nothing is done, when they don't fit.
     pub fn append(&mut self, bytes: &[u8]) -> bool {
         let end = self.start + self.length;

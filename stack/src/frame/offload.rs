@@ -1,5 +1,7 @@
 //! What the kernel left undone on a packet: the virtio network header (Virtual I/O Device 1.2 §5.1.6).
 
+use crate::wire::{Headers, Transport};
+
 /// Length of the header in front of every packet of a TUN device opened with `IFF_VNET_HDR`, little-endian
 /// (`TUNSETVNETLE`), without the `num_buffers` field.
 pub const VIRTIO_HEADER_LENGTH: usize = 10;
@@ -11,6 +13,11 @@ const TYPE_UDP_FRAGMENTS: u8 = 3;
 const TYPE_TCP6: u8 = 4;
 const TYPE_UDP_SEGMENTS: u8 = 5;
 const TYPE_ECN: u8 = 0x80;
+
+/// Where the checksum stands in a TCP header.
+pub(super) const TCP_CHECKSUM: usize = 16;
+/// Where the checksum stands in a UDP header.
+pub(super) const UDP_CHECKSUM: usize = 6;
 
 /// How a super-packet is cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -83,6 +90,24 @@ impl Offload {
             segmentation,
             partial_checksum,
         })
+    }
+
+    /// Whether a packet with these headers can have been left so: it is cut by its own protocol, and a partial checksum
+    /// is its transport's, or of something in its payload. Any other place would be written to after it was judged.
+    pub fn agrees_with(self, headers: &Headers) -> bool {
+        let (is_cut_right, checksum_at) = match (headers.transport, self.segmentation) {
+            (Transport::Tcp { .. }, Segmentation::Tcp { size, .. }) => (size > 0, Some(TCP_CHECKSUM)),
+            (Transport::Udp { .. }, Segmentation::Udp { size }) => (size > 0, Some(UDP_CHECKSUM)),
+            (Transport::Tcp { .. }, segmentation) => (segmentation == Segmentation::None, Some(TCP_CHECKSUM)),
+            (Transport::Udp { .. }, segmentation) => (segmentation == Segmentation::None, Some(UDP_CHECKSUM)),
+            (_, segmentation) => (segmentation == Segmentation::None, None),
+        };
+        let is_placed_right = self.partial_checksum.is_none_or(|(start, offset)| {
+            let (start, offset) = (usize::from(start), usize::from(offset));
+            let is_own = start == headers.transport_offset && Some(offset) == checksum_at;
+            (is_own || start >= headers.payload_offset) && start + offset + 2 <= headers.total_length
+        });
+        is_cut_right && is_placed_right
     }
 
     /// The header for a device. `header_length` is the length of all headers of the packet, `ipv6` its family.

@@ -38,6 +38,18 @@ impl FramePool {
         if length <= LARGE { self.large.pop() } else { None }
     }
 
+    /// A frame for a packet that waits: half of a class stays back for what passes, so that what waits for somebody who
+    /// never comes stops nobody else.
+    pub fn take_to_wait(&mut self, length: usize) -> Option<Frame> {
+        if length <= SMALL && self.small.len() > self.sizes.small / 2 {
+            return self.small.pop();
+        }
+        if length <= LARGE && self.large.len() > self.sizes.large / 2 {
+            return self.large.pop();
+        }
+        None
+    }
+
     /// Takes a frame back. A frame of a class that is full already (it came from elsewhere) is freed.
     pub fn recycle(&mut self, frame: Frame) {
         let (class, most) = if frame.capacity() >= LARGE {

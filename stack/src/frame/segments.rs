@@ -4,12 +4,10 @@
 //! whole transport checksum. A packet that isn't a super-packet passes as the only one, with its checksum finished.
 
 use super::checksum::{Sum, checksum};
+use super::offload::{TCP_CHECKSUM, UDP_CHECKSUM};
 use super::{Frame, Offload, Segmentation};
 use crate::drop::DropReason;
-use crate::wire::{Headers, Transport, protocol, tcp_flags};
-
-const TCP_CHECKSUM: usize = 16;
-const UDP_CHECKSUM: usize = 6;
+use crate::wire::{Headers, protocol, tcp_flags};
 
 /// The packets that a frame stands for.
 pub struct Segments<'a> {
@@ -27,22 +25,14 @@ impl<'a> Segments<'a> {
     /// The packets of `packet`, whose headers were parsed. Malformed when `offload` contradicts them.
     pub fn new(packet: &'a [u8], headers: &'a Headers, offload: Offload) -> Result<Self, DropReason> {
         let packet = packet.get(..headers.total_length).ok_or(DropReason::Malformed)?;
-        let payload = headers.total_length - headers.payload_offset;
-        let size = match (offload.segmentation, headers.transport) {
-            (Segmentation::None, _) => payload,
-            (Segmentation::Tcp { size, .. }, Transport::Tcp { .. })
-            | (Segmentation::Udp { size }, Transport::Udp { .. })
-                if size > 0 =>
-            {
-                usize::from(size)
-            }
-            _ => return Err(DropReason::Malformed),
-        };
-        if let Some((start, offset)) = offload.partial_checksum
-            && usize::from(start) + usize::from(offset) + 2 > headers.total_length
-        {
+        if !offload.agrees_with(headers) {
             return Err(DropReason::Malformed);
         }
+        let payload = headers.total_length - headers.payload_offset;
+        let size = match offload.segmentation {
+            Segmentation::None => payload,
+            Segmentation::Tcp { size, .. } | Segmentation::Udp { size } => usize::from(size),
+        };
         let count = if size == 0 {
             1
         } else {

@@ -85,7 +85,7 @@ impl Shard {
         if was_ready || !peer.tunnel.is_ready() {
             return;
         }
-        let waiting = std::mem::take(&mut peer.waiting);
+        let waiting = peer.take_waiting();
         self.send_waiting(id, waiting, turn);
         let mut questions = Vec::new();
         self.neighbours

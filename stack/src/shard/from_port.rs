@@ -32,7 +32,9 @@ impl Shard {
         let mut example = example_of(Arrival::Port(port.id));
         let outcome = match Headers::parse(frame.packet()) {
             Err(reason) => Err(reason),
+            Ok(headers) if !frame.offload.agrees_with(&headers) => Err(DropReason::Malformed),
             Ok(headers) => {
+                frame.truncate(headers.total_length);
                 let endpoints = headers.endpoints();
                 example.packet = Some(packet_example(&endpoints));
                 let traffic = self.counters.port(port.id);
@@ -158,7 +160,8 @@ impl Shard {
         let no_flow = Verdict::Deny(DropReason::NoFlow);
         let is_error = headers.transport == Transport::IcmpError;
         let (key, direction) = if is_error {
-            // An error belongs to the flow of the packet it quotes, and goes against it; it never makes one.
+            // An error belongs to the flow of the packet it quotes, and goes against it; it never makes one. Its own
+            // source isn't in the key, so it must come from where that packet went.
             let quote = quoted::endpoints(&packet[headers.payload_offset..headers.total_length]);
             let quote = quote
                 .filter(|quote| quote.source == headers.destination)
@@ -179,6 +182,9 @@ impl Shard {
         {
             self.flows.remove(index);
             return Err(verdict);
+        }
+        if is_error && !leads_back(policy, flow.hop(direction.opposite()), arrival) {
+            return Err(no_flow);
         }
         if !is_error {
             flow.tracking = flow.tracking.advance(headers, direction != flow.opener);
@@ -215,6 +221,15 @@ impl Shard {
         self.flows
             .insert(flow, now)
             .ok_or(Verdict::Deny(DropReason::FlowTableFull))
+    }
+}
+
+/// Whether a packet that arrived this way comes from where `hop` leads.
+fn leads_back(policy: &Policy, hop: Hop, arrival: Arrival) -> bool {
+    match (hop, arrival) {
+        (Hop::Port(slot), Arrival::Port(port)) => policy.port_slot(port) == Some(slot),
+        (Hop::Tunnel(there), Arrival::Tunnel(here)) => there == here,
+        (Hop::Port(_), Arrival::Tunnel(_)) | (Hop::Tunnel(_), Arrival::Port(_)) => false,
     }
 }
 

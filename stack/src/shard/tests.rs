@@ -383,3 +383,5 @@ fn a_changed_policy_is_applied_to_live_flows_and_an_equal_one_is_no_epoch() {
     assert_eq!(first.drops(DropReason::NoPeer), 1);
     assert!(first.out.datagrams.is_empty());
 }
+
+mod guards;

@@ -11,7 +11,7 @@ use crate::plan::{Mtu, PeerId, Vni};
 use crate::responder::{arp, ndp};
 use crate::wire::vxlan::{self, ETHERNET_HEADER};
 use crate::wire::{Ecn, Headers, MacAddr};
-use crate::wireguard::{DATA_OVERHEAD, Peer, Train, WAITING_FOR_SESSION};
+use crate::wireguard::{DATA_OVERHEAD, Peer, Train};
 use std::net::IpAddr;
 
 /// Packets sealed at a time: enough for a cipher that works on many at once, few enough to stay in the cache.
@@ -60,6 +60,8 @@ impl Shard {
             {
                 Lookup::Known(mac, place) => (mac, place),
                 Lookup::Unknown(question) => {
+                    // The look-up may have evicted an entry in which packets waited.
+                    self.recycle_given_up();
                     let waits = self.wait_for_neighbour(&key, frame);
                     if let Some(asked) = question {
                         self.ask_neighbour(&asked, turn);
@@ -79,15 +81,18 @@ impl Shard {
             .ok_or(DropReason::NoPeer)?;
         let peer = self.peers.get_mut(peer).ok_or(DropReason::NoPeer)?;
         if !peer.tunnel.is_ready() {
-            if peer.waiting.len() == WAITING_FOR_SESSION {
+            if !peer.may_wait() {
                 return Err(DropReason::NoSession);
             }
             if peer.endpoint.is_none() {
                 return Err(DropReason::NoEndpoint);
             }
-            let mut copy = self.pool.take(frame.packet().len()).ok_or(DropReason::NoBuffer)?;
+            let mut copy = self
+                .pool
+                .take_to_wait(frame.packet().len())
+                .ok_or(DropReason::NoBuffer)?;
             copy.fill(frame.packet(), frame.offload);
-            peer.waiting.push_back((vni, copy));
+            peer.wait(vni, copy, turn.now);
             initiate(peer, turn, &mut self.counters);
             return Ok(());
         }
@@ -101,7 +106,10 @@ impl Shard {
         if !self.neighbours.has_room(key) {
             return Err(DropReason::NeighbourQueueFull);
         }
-        let mut copy = self.pool.take(frame.packet().len()).ok_or(DropReason::NoBuffer)?;
+        let mut copy = self
+            .pool
+            .take_to_wait(frame.packet().len())
+            .ok_or(DropReason::NoBuffer)?;
         copy.fill(frame.packet(), frame.offload);
         self.neighbours.wait(key, copy).map_err(|copy| {
             self.pool.recycle(copy);
@@ -109,7 +117,8 @@ impl Shard {
         })
     }
 
-    /// Sends packets that have waited, for a neighbour's answer or for a session.
+    /// Sends packets that have waited, for a neighbour's answer or for a session, as far as the policy in force still
+    /// leads them there.
     pub(super) fn send_waiting(
         &mut self,
         peer: PeerId,
@@ -117,8 +126,13 @@ impl Shard {
         turn: &mut Turn<'_, impl Egress>,
     ) {
         for (vni, frame) in waiting {
-            let sent = Headers::parse(frame.packet())
-                .and_then(|headers| self.send_to_peer(peer, vni, None, &frame, &headers, turn));
+            let sent = Headers::parse(frame.packet()).and_then(|headers| {
+                if turn.policy.leads_to_peer(vni, &headers, peer) {
+                    self.send_to_peer(peer, vni, None, &frame, &headers, turn)
+                } else {
+                    Err(DropReason::NoPeer)
+                }
+            });
             if let Err(reason) = sent {
                 self.counters.drop(reason);
             }

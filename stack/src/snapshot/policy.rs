@@ -8,7 +8,7 @@ use crate::flow::{Answer, Arrival, Hop, Verdict};
 use crate::plan::{
     HostOrdinal, Instance, Mtu, Network, NetworkNumbers, PeerId, PeerNetworks, Plan, PortId, Vni,
 };
-use crate::wire::{Endpoints, protocol};
+use crate::wire::{Endpoints, Headers, protocol};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -229,11 +229,22 @@ impl Policy {
         self.peers.get(&peer)
     }
 
+    /// Whether a packet of an instance of this host still goes to a peer: for what has waited, which may have been
+    /// judged under another policy.
+    pub fn leads_to_peer(&self, vni: Vni, headers: &Headers, peer: PeerId) -> bool {
+        self.network(vni).is_some_and(|network| {
+            let owner = network.owner(headers.destination);
+            network.instance(headers.source).is_some()
+                && network.covers(headers.destination)
+                && owner.and_then(|ordinal| network.peer_of(ordinal)) == Some(peer)
+        })
+    }
+
     /// Decides a new flow by its first packet. Total; nothing else decides.
     ///
     /// `vni` is the network that the packet is in: for a port the one whose prefix covers its destination (else the
-    /// application's own), for a tunnel the one in its VXLAN header. That the source belongs to where the packet came
-    /// from is proven before.
+    /// application's own), for a tunnel the one in its VXLAN header. The source must belong to where the packet came
+    /// from: a live flow is judged again by its first packet, and replies go there.
     pub fn judge(&self, vni: Vni, endpoints: &Endpoints, arrival: Arrival) -> Verdict {
         let Some(network) = self.network(vni) else {
             return Verdict::Deny(DropReason::UnknownVni);
@@ -243,12 +254,18 @@ impl Policy {
         }
         let reply = match arrival {
             Arrival::Port(port) => match self.port_slot(port) {
-                Some(slot) => Hop::Port(slot),
+                Some(slot) if network.instance(endpoints.source) == Some(slot) => Hop::Port(slot),
+                Some(_) => return Verdict::Deny(DropReason::SourceNotOwn),
                 None => return Verdict::Deny(DropReason::UnknownPort),
             },
             Arrival::Tunnel(peer) => match self.peer(peer) {
-                Some(entry) if entry.networks.contains(vni) => Hop::Tunnel(peer),
-                Some(_) => return Verdict::Deny(DropReason::NotMember),
+                Some(entry) if !entry.networks.contains(vni) => {
+                    return Verdict::Deny(DropReason::NotMember);
+                }
+                Some(entry) if network.owner(endpoints.source) == Some(entry.ordinal.get()) => {
+                    Hop::Tunnel(peer)
+                }
+                Some(_) => return Verdict::Deny(DropReason::ForeignSource),
                 None => return Verdict::Deny(DropReason::NoPeer),
             },
         };

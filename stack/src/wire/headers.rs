@@ -39,6 +39,8 @@ pub mod tcp_flags {
 const IPV6_FRAGMENT: u8 = 44;
 /// IPv6 extension headers that aren't carried yet: hop-by-hop, routing, ESP, authentication, destination options.
 const IPV6_UNSUPPORTED: [u8; 5] = [0, 43, 50, 51, 60];
+/// What 16 bits of length can say (RFC 791 §3.1, RFC 8200 §4.5).
+const LONGEST_DATAGRAM: usize = 65_535;
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 const IPV6_FRAGMENT_HEADER: usize = 8;
@@ -148,6 +150,10 @@ impl Headers {
             payload_offset: IPV4_HEADER,
             total_length,
         };
+        // A part that ends behind the longest datagram belongs to none.
+        if usize::from(fragment & 0x1fff) * 8 + total_length > LONGEST_DATAGRAM {
+            return Err(DropReason::Malformed);
+        }
         if fragment & 0x3fff == 0 {
             headers.parse_transport(&packet[..total_length])?;
         }
@@ -181,6 +187,10 @@ impl Headers {
             let fragment = packet[..total_length]
                 .get(IPV6_HEADER..IPV6_HEADER + IPV6_FRAGMENT_HEADER)
                 .ok_or(DropReason::Malformed)?;
+            let offset = usize::from(u16::from_be_bytes([fragment[2], fragment[3]]) & !7);
+            if offset + total_length - IPV6_FRAGMENT_HEADER > IPV6_HEADER + LONGEST_DATAGRAM {
+                return Err(DropReason::Malformed);
+            }
             headers.protocol = fragment[0];
             headers.transport_offset += IPV6_FRAGMENT_HEADER;
             headers.payload_offset = headers.transport_offset;
@@ -322,5 +332,38 @@ fn icmp_transport(kind: u8, identifier: u16, ipv6: bool) -> Transport {
         },
         (3 | 4 | 5 | 11 | 12, false) | (0..=127, true) => Transport::IcmpError,
         _ => Transport::IcmpOther,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::checksum::checksum;
+
+    /// A part of 16 bytes, `units` · 8 bytes into its datagram.
+    fn part(units: u16, ipv6: bool) -> Vec<u8> {
+        let mut packet = vec![0; if ipv6 { 64 } else { 36 }];
+        if ipv6 {
+            packet[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, 24, 44, 64]);
+            packet[40] = protocol::UDP;
+            packet[42..44].copy_from_slice(&(units << 3).to_be_bytes());
+        } else {
+            packet[..4].copy_from_slice(&[0x45, 0, 0, 36]);
+            packet[6..8].copy_from_slice(&units.to_be_bytes());
+            packet[8..10].copy_from_slice(&[64, protocol::UDP]);
+            let sum = checksum(&packet[..20]);
+            packet[10..12].copy_from_slice(&sum);
+        }
+        packet
+    }
+
+    #[test]
+    fn no_part_of_a_datagram_ends_behind_the_longest_one() {
+        // IPv4 counts its header in, IPv6 doesn't.
+        for (ipv6, last) in [(false, 8187), (true, 8189)] {
+            let good = Headers::parse(&part(last, ipv6));
+            assert_eq!(good.map(|headers| headers.transport), Ok(Transport::Fragment));
+            assert_eq!(Headers::parse(&part(last + 1, ipv6)), Err(DropReason::Malformed));
+        }
     }
 }

@@ -10,9 +10,12 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 /// Packets that wait for a session with one peer.
 pub const WAITING_FOR_SESSION: usize = 16;
+/// How long they wait: Rekey-Attempt-Time (§6.1 of the paper).
+const WAITING_TIME: Duration = Duration::from_secs(90);
 
 /// A peer of this shard.
 pub struct Peer {
@@ -25,7 +28,9 @@ pub struct Peer {
     /// Where it was last heard from; before that, where the plan says it is.
     pub endpoint: Option<SocketAddr>,
     /// Packets that wait for a session.
-    pub waiting: VecDeque<(Vni, Frame)>,
+    waiting: VecDeque<(Vni, Frame)>,
+    /// When the first of them began to.
+    waiting_since: Instant,
     /// What passed.
     pub traffic: Traffic,
     keys: (PublicKey, Option<PresharedKey>, Option<u16>),
@@ -125,6 +130,7 @@ impl Peer {
             tunnel: Box::new(tunnel),
             endpoint: planned.endpoint,
             waiting: VecDeque::with_capacity(WAITING_FOR_SESSION),
+            waiting_since: now,
             traffic: Traffic::default(),
             keys: (
                 planned.public_key,
@@ -133,6 +139,32 @@ impl Peer {
             ),
             planned_endpoint: planned.endpoint,
         }
+    }
+
+    /// Whether one more packet may wait for a session.
+    pub fn may_wait(&self) -> bool {
+        self.waiting.len() < WAITING_FOR_SESSION
+    }
+
+    /// Lets a packet wait for a session.
+    pub fn wait(&mut self, vni: Vni, frame: Frame, now: Instant) {
+        if self.waiting.is_empty() {
+            self.waiting_since = now;
+        }
+        self.waiting.push_back((vni, frame));
+    }
+
+    /// What has waited for a session: there is one now.
+    pub fn take_waiting(&mut self) -> VecDeque<(Vni, Frame)> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// The next packet that has waited too long.
+    pub fn poll_given_up(&mut self, now: Instant) -> Option<Frame> {
+        if now.saturating_since(self.waiting_since) < WAITING_TIME {
+            return None;
+        }
+        self.waiting.pop_front().map(|(_, frame)| frame)
     }
 
     fn has_keys_of(&self, planned: &LanePeer) -> bool {

@@ -279,6 +279,50 @@ fn a_flood_is_answered_with_cookies_that_open_the_door() {
     assert_eq!(first.handshake(&cookie).0, HandshakeOutcome::Nothing);
 }
 
+#[test]
+fn a_tunnel_without_a_cipher_has_the_lengths_of_a_real_one() {
+    let (mut near, mut far) = (
+        PlainTunnel::new(PeerId(7), PeerId(9)),
+        PlainTunnel::new(PeerId(9), PeerId(7)),
+    );
+    let mut ends = pair();
+    establish(&mut ends);
+    let mut train = [packet(96), packet(96), packet(41)].concat();
+    let sealed = ends[0].seal(&train, 96);
+    let mut out = vec![0; 4 * (96 + DATA_OVERHEAD)];
+    let plain = near.seal(
+        &Train {
+            bytes: &train,
+            stride: 96,
+        },
+        &mut out,
+        NOW,
+    );
+    assert_eq!(
+        plain,
+        Sealed {
+            packets: 3,
+            bytes: sealed.concat().len()
+        }
+    );
+    for (plain, real) in out[..plain.bytes].chunks(96 + DATA_OVERHEAD).zip(&sealed) {
+        let receiver = |datagram| match Message::classify(datagram) {
+            Some(Message::Data { receiver, .. }) => receiver.peer(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((receiver(plain), plain.len()), (receiver(real), real.len()));
+        let mut opened = [0; 128];
+        let length = real.len() - DATA_OVERHEAD;
+        assert_eq!(far.open(plain, &mut opened, NOW), Opened::Packet(length));
+        assert_eq!(opened[..length], train[..length]);
+        assert_eq!(
+            near.open(plain, &mut opened, NOW),
+            Opened::Drop(DropReason::Unauthenticated)
+        );
+        train.drain(..length);
+    }
+}
+
 #[cfg(feature = "simulation")]
 mod over_time {
     use super::*;

@@ -1,16 +1,18 @@
 //! A host: one shard, and what the worker is to it.
 
-use super::instance::{Instance, Packet};
+use super::instance::Instance;
+use super::packets::Packet;
 use super::plans::Site;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tidegate_stack::egress::{Egress, Route, Slot};
 use tidegate_stack::frame::{Batch, Frame, PoolSizes};
-use tidegate_stack::plan::PortId;
+use tidegate_stack::plan::{PeerId, Plan, PortId};
 use tidegate_stack::shard::{Datagrams, Shard, ShardConfig};
 use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::time::Instant;
+use tidegate_stack::wireguard::PlainTunnel;
 
 /// A host of the site.
 pub(crate) struct Host {
@@ -60,6 +62,18 @@ impl Host {
     pub(crate) fn restart(&mut self, now: Instant) {
         self.seed += 1;
         self.shard = Shard::new(config(self.seed));
+        self.install(now);
+    }
+
+    /// Takes the cipher out of the tunnel to the only peer.
+    pub(crate) fn lay_open(&mut self) {
+        let tunnel = PlainTunnel::new(PeerId(1), PeerId(1));
+        assert!(self.shard.set_tunnel(PeerId(1), Box::new(tunnel)));
+    }
+
+    /// Puts another plan in force.
+    pub(crate) fn change_plan(&mut self, plan: &Plan, now: Instant) {
+        self.snapshot = Snapshot::compile(plan, Some(&self.snapshot));
         self.install(now);
     }
 

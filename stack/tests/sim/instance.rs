@@ -1,5 +1,6 @@
 //! An instance: a TUN device with a real TCP/IP stack (smoltcp) behind it, and a record of every packet it was given.
 
+use super::packets::Packet;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
@@ -11,22 +12,6 @@ use tidegate_stack::frame::{Offload, Segmentation};
 use tidegate_stack::plan::Membership;
 use tidegate_stack::time::Instant;
 use tidegate_stack::wire::{Headers, Transport};
-
-/// A packet as it crosses a TUN device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Packet {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) offload: Offload,
-}
-
-impl From<Vec<u8>> for Packet {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self {
-            bytes,
-            offload: Offload::NONE,
-        }
-    }
-}
 
 /// An instance of a host.
 pub(crate) struct Instance {

@@ -47,6 +47,8 @@ pub(crate) struct Tally {
     pub(crate) types: [usize; 5],
     /// Datagrams in which the watched bytes stood.
     pub(crate) seen: usize,
+    /// The length of the longest.
+    pub(crate) longest: usize,
 }
 
 /// The wire.
@@ -84,6 +86,7 @@ impl Link {
         } = self.conditions;
         self.tally.sent += 1;
         self.tally.types[message_type(datagram)] += 1;
+        self.tally.longest = self.tally.longest.max(datagram.len());
         let watched = &self.watched;
         if !watched.is_empty() && datagram.windows(watched.len()).any(|window| window == watched) {
             self.tally.seen += 1;

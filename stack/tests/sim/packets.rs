@@ -2,6 +2,23 @@
 
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, PacketBuilderStep};
 use std::net::IpAddr;
+use tidegate_stack::frame::Offload;
+
+/// A packet as it crosses a TUN device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Packet {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) offload: Offload,
+}
+
+impl From<Vec<u8>> for Packet {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            offload: Offload::NONE,
+        }
+    }
+}
 
 /// What the packets of a test have in common.
 #[derive(Clone, Copy, Debug)]
@@ -126,4 +143,14 @@ pub(crate) fn icmp_type(packet: &[u8]) -> Option<(u8, u8)> {
         (6, _, Some(58)) => Some((packet[40], packet[41])),
         _ => None,
     }
+}
+
+/// What UDP datagrams carried, `headers` bytes into each packet.
+pub(crate) fn payloads(packets: &[Packet], headers: usize) -> Vec<Vec<u8>> {
+    let datagrams = packets.iter().filter(|packet| icmp_type(&packet.bytes).is_none());
+    datagrams.map(|packet| packet.bytes[headers..].to_vec()).collect()
+}
+
+pub(crate) fn lengths(packets: &[Packet]) -> Vec<usize> {
+    packets.iter().map(|packet| packet.bytes.len()).collect()
 }

@@ -1,14 +1,16 @@
 //! The clock, the hosts, and what is on its way between them.
 
 use super::host::{Host, runs};
-use super::instance::{Instance, Packet};
+use super::instance::Instance;
 use super::link::{Conditions, Link, Tally};
+use super::packets::{Crafted, Packet};
 use super::plans::Site;
 use mock_instant::MockClock;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tidegate_stack::drop::DropReason;
+use tidegate_stack::plan::Plan;
 use tidegate_stack::shard::Datagrams;
 use tidegate_stack::stats::Report;
 use tidegate_stack::time::Instant;
@@ -17,12 +19,22 @@ use tidegate_stack::wire::Ecn;
 /// An instance: its host's number, and its port.
 pub(crate) type At = (usize, usize);
 
+/// The first two ports of a host are of one application, the third is of another with the addresses of the first.
+pub(crate) const H1: At = (0, 0);
+pub(crate) const H1_SECOND: At = (0, 1);
+pub(crate) const H1_BLUE: At = (0, 2);
+pub(crate) const H2: At = (1, 0);
+pub(crate) const H2_BLUE: At = (1, 2);
+
+const SEED: u64 = 7;
+
 /// Two hosts and a wire.
 pub(crate) struct World {
     pub(crate) site: Site,
     pub(crate) link: Link,
     now: Instant,
     hosts: [Host; 2],
+    addresses: [SocketAddr; 2],
     on_the_way: BTreeMap<(Instant, u64), Arrival>,
     /// Numbers what is on its way, so that equal times keep their order.
     sequence: u64,
@@ -34,7 +46,12 @@ struct Arrival {
 }
 
 impl World {
-    pub(crate) fn new(site: Site, conditions: Conditions, seed: u64) -> Self {
+    /// Two hosts as they come, on a wire that loses nothing.
+    pub(crate) fn quiet() -> Self {
+        Self::with(Site::default(), Conditions::default())
+    }
+
+    pub(crate) fn with(site: Site, conditions: Conditions) -> Self {
         MockClock::set_time(Duration::ZERO);
         let now = Instant::ZERO;
         let conditions = Conditions {
@@ -42,9 +59,10 @@ impl World {
             ..conditions
         };
         Self {
-            link: Link::new(conditions, seed),
+            link: Link::new(conditions, SEED),
             now,
-            hosts: [0, 1].map(|number| Host::new(&site, number, seed, now)),
+            addresses: [0, 1].map(|host| site.address(host)),
+            hosts: [0, 1].map(|number| Host::new(&site, number, SEED, now)),
             on_the_way: BTreeMap::new(),
             sequence: 0,
             site,
@@ -86,9 +104,31 @@ impl World {
         self.link.tally
     }
 
+    /// Takes the cipher out of the tunnel between the hosts, so that the wire can be read.
+    pub(crate) fn lay_open(&mut self) {
+        self.hosts.iter_mut().for_each(Host::lay_open);
+    }
+
+    /// Puts the plan that the site has for a host in force, changed.
+    pub(crate) fn change_plan(&mut self, host: usize, change: impl FnOnce(&mut Plan)) {
+        let mut plan = self.site.plan(host);
+        change(&mut plan);
+        self.hosts[host].change_plan(&plan, self.now);
+    }
+
+    /// A peer is somewhere else from now on: what it sends comes from there, and what is sent there reaches it.
+    pub(crate) fn move_host(&mut self, host: usize, address: SocketAddr) {
+        self.addresses[host] = address;
+    }
+
     pub(crate) fn restart(&mut self, host: usize) {
         let now = self.now;
         self.hosts[host].restart(now);
+    }
+
+    /// What packets from one instance to another have in common.
+    pub(crate) fn between(&mut self, from: At, to: At, ipv6: bool) -> Crafted {
+        Crafted::new(self.instance(from).address(ipv6), self.instance(to).address(ipv6))
     }
 
     /// Sends a packet from an instance, and lets the world settle for a little.
@@ -160,11 +200,9 @@ impl World {
     }
 
     fn carry(&mut self, from: usize, endpoint: SocketAddr, ecn: Ecn, datagram: Vec<u8>) {
-        let to = [0, 1]
-            .into_iter()
-            .find(|host| self.site.address(*host) == endpoint);
-        let to = to.unwrap_or_else(|| panic!("a datagram to {endpoint}, where nobody is"));
-        let source = self.site.address(from);
+        let to = [0, 1].into_iter().find(|host| self.addresses[*host] == endpoint);
+        let Some(to) = to else { return };
+        let source = self.addresses[from];
         let ecn = self.link.conditions.mark.unwrap_or(ecn);
         let headers = self.site.outer_headers();
         for at in self

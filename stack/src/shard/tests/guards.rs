@@ -1,0 +1,196 @@
+//! What a host lets nobody do: speak for others, go on after a revocation, take what others need.
+
+use super::*;
+use crate::overlay::Neighbours;
+use crate::responder::icmp::{self, IcmpError};
+use crate::wireguard::{BoringTunnel, Lane};
+
+const SECOND_ON_1: [u8; 4] = [172, 19, 1, 3];
+
+impl Host {
+    fn send_from(&mut self, port: PortId, packet: &[u8], offload: Offload) {
+        let mut batch = Batch::new(1);
+        batch.vacant().unwrap().fill(packet, offload);
+        batch.advance();
+        self.shard.handle_port(port, &mut batch, now(), &mut self.out);
+    }
+
+    /// Puts a plan in force, changed.
+    fn change_plan(&mut self, change: impl FnOnce(&mut Plan)) {
+        let mut changed = plan(1, 2);
+        change(&mut changed);
+        let snapshot = Snapshot::compile(&changed, self.shard.snapshot.as_ref());
+        self.shard.install(snapshot, now(), &mut self.out);
+    }
+
+    /// Takes the session with the peer away.
+    fn lose_session(&mut self) {
+        let lane = Lane::new(&key(1), now());
+        let tunnel = BoringTunnel::new(&lane, PeerId(1), &key(2).public_key(), None, None, now());
+        self.shard.peers.get_mut(PeerId(1)).unwrap().tunnel = Box::new(tunnel);
+    }
+}
+
+fn udp(source: [u8; 4], destination: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    PacketBuilder::ipv4(source, destination, 64)
+        .udp(5_000, 5_000)
+        .write(&mut packet, payload)
+        .unwrap();
+    packet
+}
+
+#[test]
+fn an_error_is_believed_only_from_where_the_packet_in_it_went() {
+    let (mut first, mut second) = pair();
+    let packet = udp(WEB_ON_1, WEB_ON_2, b"?");
+    first.send(&packet, Offload::NONE);
+    settle(&mut first, &mut second);
+    let error_from = |source: [u8; 4]| {
+        let mut out = vec![0; 576];
+        let length = icmp::error(IcmpError::PortUnreachable, source.into(), &packet, &mut out).unwrap();
+        out.truncate(length);
+        out
+    };
+    // A neighbour on the same host, with its own address.
+    first.send_from(SECOND_PORT, &error_from(SECOND_ON_1), Offload::NONE);
+    assert_eq!(first.out.delivered, vec![]);
+    assert_eq!(first.drops(DropReason::NoFlow), 1);
+    // The control: who got the packet.
+    second.send(&error_from(WEB_ON_2), Offload::NONE);
+    settle(&mut first, &mut second);
+    assert_eq!(first.out.delivered.len(), 1);
+}
+
+#[test]
+fn a_partial_checksum_is_not_written_over_addresses() {
+    let (mut first, mut second) = pair();
+    let address = |own: u8| {
+        let (_, ipv6) = shop().numbers.instance(ordinal(own), InstanceIndex::MIN).unwrap();
+        ipv6.octets()
+    };
+    let mut packet = Vec::new();
+    PacketBuilder::ipv6(address(1), address(2), 64)
+        .udp(5_000, 6_000)
+        .write(&mut packet, b"hello")
+        .unwrap();
+    let partial = |start, offset| Offload {
+        segmentation: Segmentation::None,
+        partial_checksum: Some((start, offset)),
+    };
+    // The last two bytes of the source, of the destination, and the source port.
+    for (start, offset) in [(8, 14), (24, 14), (40, 0)] {
+        first.send(&packet, partial(start, offset));
+    }
+    assert_eq!(first.drops(DropReason::Malformed), 3);
+    assert!(first.out.datagrams.is_empty());
+    // The control: the checksum itself.
+    first.send(&packet, partial(40, 6));
+    settle(&mut first, &mut second);
+    assert_eq!(second.out.delivered.len(), 1);
+}
+
+#[test]
+fn a_flow_ends_with_the_membership_of_who_began_it() {
+    let (mut first, _second) = pair();
+    first.send(&udp(WEB_ON_1, SECOND_ON_1, b"?"), Offload::NONE);
+    first.out.delivered.clear();
+    let answer = udp(SECOND_ON_1, WEB_ON_1, b"!");
+    first.send_from(SECOND_PORT, &answer, Offload::NONE);
+    assert_eq!(first.out.delivered.len(), 1, "the control: while it is a member");
+    first.out.delivered.clear();
+    // The port stays, its membership doesn't.
+    first.change_plan(|plan| plan.instances[0].memberships.clear());
+    for _ in 0..2 {
+        first.send_from(SECOND_PORT, &answer, Offload::NONE);
+    }
+    assert_eq!(first.out.delivered, vec![]);
+    assert_eq!(first.shard.report().flows, 0);
+}
+
+#[test]
+fn what_waits_for_a_session_does_not_outlive_its_permission() {
+    let (mut first, mut second) = pair();
+    let packet = udp(WEB_ON_1, WEB_ON_2, b"secret");
+    first.send(&packet, Offload::NONE);
+    settle(&mut first, &mut second);
+    second.out.delivered.clear();
+    first.lose_session();
+    first.send(&packet, Offload::NONE);
+    first.change_plan(|plan| plan.peers[0].networks = PeerNetworks::Only([Vni::MIN].into()));
+    settle(&mut first, &mut second);
+    assert_eq!(first.drops(DropReason::NoPeer), 1);
+    assert_eq!(second.out.delivered, vec![]);
+    assert_eq!(first.shard.report().frames_in_use, 0);
+}
+
+#[test]
+fn what_waits_for_a_session_that_never_comes_is_given_up() {
+    let (mut first, mut second) = pair();
+    let packet = udp(WEB_ON_1, WEB_ON_2, b"?");
+    first.send(&packet, Offload::NONE);
+    settle(&mut first, &mut second);
+    first.lose_session();
+    first.send(&packet, Offload::NONE);
+    let passed = |host: &mut Host, seconds| {
+        let later = now() + Duration::from_secs(seconds);
+        host.shard.handle_timeout(later, &mut host.out);
+        host.shard.report().frames_in_use
+    };
+    assert_eq!(passed(&mut first, 89), 1);
+    assert_eq!(passed(&mut first, 90), 0);
+    assert_eq!(first.drops(DropReason::NoSession), 1);
+}
+
+#[test]
+fn what_waits_leaves_frames_for_what_passes() {
+    let (mut first, mut second) = pair();
+    let payload = [7; 20_000];
+    let offload = Offload {
+        segmentation: Segmentation::Udp { size: 1000 },
+        partial_checksum: Some((20, 6)),
+    };
+    // Nobody has these addresses; each would keep four super-packets.
+    for last in 100..200 {
+        let packet = udp(WEB_ON_1, [172, 19, 2, last], &payload);
+        for _ in 0..4 {
+            first.send(&packet, offload);
+        }
+    }
+    first.out.datagrams.clear();
+    second.send(&udp(WEB_ON_2, WEB_ON_1, b"passes"), Offload::NONE);
+    settle(&mut first, &mut second);
+    assert_eq!(first.out.delivered.len(), 1);
+}
+
+#[test]
+fn bytes_behind_a_packet_stay_behind() {
+    let (mut first, _second) = pair();
+    let packet = udp(WEB_ON_1, SECOND_ON_1, b"hello");
+    let longer = [&packet[..], &[0xee; 3000]].concat();
+    first.send(&longer, Offload::NONE);
+    let (_, delivered, _) = first.out.delivered.pop().expect("delivered");
+    assert_eq!(delivered.len(), packet.len());
+}
+
+#[test]
+fn a_search_through_a_block_keeps_no_frames() {
+    let (mut first, _second) = pair();
+    let network = shop().numbers.block_ipv6(ordinal(2)).network().to_bits();
+    let (_, source) = shop().numbers.instance(ordinal(1), InstanceIndex::MIN).unwrap();
+    let most = Neighbours::CAPACITY as u128;
+    for index in 2..most + 10 {
+        let target = std::net::Ipv6Addr::from_bits(network | index);
+        let mut packet = Vec::new();
+        PacketBuilder::ipv6(source.octets(), target.octets(), 64)
+            .udp(5_000, 6_000)
+            .write(&mut packet, b"?")
+            .unwrap();
+        first.send(&packet, Offload::NONE);
+        first.out.datagrams.clear();
+    }
+    assert!(
+        first.drops(DropReason::NoNeighbour) > 0,
+        "what was evicted gives its frame back at once"
+    );
+}
