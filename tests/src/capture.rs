@@ -28,9 +28,21 @@ impl Capture {
         file: PathBuf,
     ) -> Result<Self> {
         let path = file.display().to_string();
-        // The buffer holds all that comes while the machine is busy with other things.
+        // The buffer holds all that comes while the machine is busy with other things. Without immediate mode the
+        // kernel hands packets out in blocks, and those of a block that isn't full yet would not be seen at all.
         let fixed = [
-            "tcpdump", "-n", "-U", "-B", "65536", "-Z", "root", "-i", device, "-w", &path,
+            "tcpdump",
+            "--immediate-mode",
+            "-n",
+            "-U",
+            "-B",
+            "65536",
+            "-Z",
+            "root",
+            "-i",
+            device,
+            "-w",
+            &path,
         ];
         let words: Vec<&str> = fixed.iter().chain(options).copied().collect();
         let tcpdump = lab.start(part, &words)?;
