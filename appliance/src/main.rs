@@ -14,6 +14,9 @@ mod sys;
 
 use std::process::ExitCode;
 
+// A daemon whose sessions never age would look well in every test, and be none.
+const _: () = assert!(!tidegate_stack::SIMULATED, "built with the simulation's clock");
+
 fn main() -> ExitCode {
     cli::main()
 }

@@ -195,12 +195,14 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Logs go to standard error, as much as `TIDEGATE_LOG` says (`debug`, `tidegate::agent=trace`, …).
+/// Logs go to standard error, as much as `TIDEGATE_LOG` says (`debug`, `tidegate::agent=trace`, …). Unless asked,
+/// boringtun is silent: it warns of every peer that is away, which `tidegate peers` tells.
 fn log_to_standard_error() {
-    let filter = EnvFilter::builder()
-        .with_env_var(LOG)
-        .with_default_directive(LevelFilter::INFO.into())
-        .from_env_lossy();
+    let default = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    let filter = match std::env::var(LOG) {
+        Ok(directives) => default.parse_lossy(directives),
+        Err(_) => default.parse_lossy("boringtun=off"),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

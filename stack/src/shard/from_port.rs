@@ -171,18 +171,12 @@ impl Shard {
         } else {
             FlowKey::of(vni, &headers.endpoints())
         };
-        let index = match self.flows.find(&key) {
+        let index = match self.live_flow(policy, &key, now) {
             Some(index) => index,
             None if is_error => return Err(no_flow),
             None => self.open_flow(policy, key, direction, headers, arrival, now)?,
         };
         let flow = self.flows.get_mut(index).ok_or(no_flow)?;
-        if flow.epoch != policy.epoch()
-            && let Err(verdict) = judge_again(policy, flow)
-        {
-            self.flows.remove(index);
-            return Err(verdict);
-        }
         if is_error && !leads_back(policy, flow.hop(direction.opposite()), arrival) {
             return Err(no_flow);
         }
@@ -194,6 +188,18 @@ impl Shard {
             index,
             hop: flow.hop(direction),
         })
+    }
+
+    /// The flow with this key, unless it has expired or the policy in force ends it; then it is forgotten here, and the
+    /// packet at hand is judged as a first one.
+    fn live_flow(&mut self, policy: &Policy, key: &FlowKey, now: Instant) -> Option<FlowIndex> {
+        let index = self.flows.find(key)?;
+        let flow = self.flows.get_mut(index)?;
+        let lives = flow.expires > now && (flow.epoch == policy.epoch() || judge_again(policy, flow).is_ok());
+        if !lives {
+            self.flows.remove(index);
+        }
+        lives.then_some(index)
     }
 
     fn open_flow(

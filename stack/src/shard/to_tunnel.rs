@@ -275,6 +275,10 @@ fn seal(
 
 /// Begins a handshake with a peer unless one is under way.
 pub(super) fn initiate(peer: &mut Peer, turn: &mut Turn<'_, impl Egress>, counters: &mut Counters) {
+    if peer.endpoint.is_none() {
+        // Only it can begin.
+        return;
+    }
     let mut out = [0; SHORT_DATAGRAM];
     let length = peer.tunnel.initiate(&mut out, turn.now);
     send_datagram(peer, &out[..length], turn.egress, counters);
