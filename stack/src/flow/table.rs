@@ -35,7 +35,8 @@ impl FlowTable {
     /// A table for `capacity` flows, hashed with `seed`.
     pub fn new(capacity: usize, seed: u64) -> Self {
         Self {
-            index: HashTable::with_capacity(capacity),
+            // Twice the room: at the bound, with graves in it, it is tidied up in place and never grows.
+            index: HashTable::with_capacity(2 * capacity),
             slots: Vec::with_capacity(capacity),
             free: Vec::with_capacity(capacity),
             hasher: FixedState::with_seed(seed),

@@ -9,6 +9,10 @@ use super::{Frame, Offload, Segmentation};
 use crate::drop::DropReason;
 use crate::wire::{Headers, protocol, tcp_flags};
 
+/// Most packets that one super-packet may stand for: a TCP sender's segments carry 48 bytes or more
+/// (`TCP_MIN_SND_MSS`), and one frame mustn't keep a shard busy for long.
+const MOST_SEGMENTS: usize = 1_366;
+
 /// The packets that a frame stands for.
 pub struct Segments<'a> {
     packet: &'a [u8],
@@ -38,6 +42,9 @@ impl<'a> Segments<'a> {
         } else {
             payload.div_ceil(size).max(1)
         };
+        if count > MOST_SEGMENTS {
+            return Err(DropReason::Malformed);
+        }
         let offload = if count == 1 {
             Offload {
                 segmentation: Segmentation::None,

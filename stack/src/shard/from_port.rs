@@ -87,6 +87,9 @@ impl Shard {
             Hop::Tunnel(peer) => turn.policy.peer(peer).map(|peer| peer.mtu),
         };
         let mtu = mtu.ok_or(DropReason::NoPeer)?;
+        if !headers.dont_fragment {
+            cut_smaller(frame, &headers, mtu);
+        }
         let fits = longest_packet(frame, &headers) <= usize::from(mtu.get());
         if !fits && (headers.dont_fragment || frame.offload.segmentation != Segmentation::None) {
             self.icmp_error(port, IcmpError::TooBig { mtu }, service, frame.packet(), turn);
@@ -335,6 +338,14 @@ pub(super) fn is_group(destination: IpAddr) -> bool {
     match destination {
         IpAddr::V4(destination) => destination.is_multicast() || destination.is_broadcast(),
         IpAddr::V6(destination) => destination.is_multicast(),
+    }
+}
+
+/// Makes a TCP super-packet that its sender lets be fragmented fit by shorter segments, which spares the fragments.
+fn cut_smaller(frame: &mut Frame, headers: &Headers, mtu: Mtu) {
+    let room = usize::from(mtu.get()).saturating_sub(headers.payload_offset);
+    if let Segmentation::Tcp { size, .. } = &mut frame.offload.segmentation {
+        *size = u16::try_from(room).map_or(*size, |room| room.min(*size));
     }
 }
 

@@ -366,6 +366,44 @@ fn a_packet_that_does_not_fit_tells_its_sender_the_mtu() {
 }
 
 #[test]
+fn a_super_packet_that_may_be_fragmented_is_cut_to_what_the_path_takes() {
+    let (mut first, mut second) = pair();
+    first.send(&tcp(WEB_ON_1, WEB_ON_2, b"neighbours meet"), Offload::NONE);
+    settle(&mut first, &mut second);
+    let offload = Offload {
+        segmentation: Segmentation::Tcp {
+            size: 4_000,
+            ecn: false,
+        },
+        partial_checksum: Some((20, 16)),
+    };
+    let mut packet = tcp(WEB_ON_1, WEB_ON_2, &[7; 9_000]);
+    packet[6] &= !0x40;
+    packet[10..12].fill(0);
+    let sum = crate::frame::checksum::checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum);
+    first.send(&packet, offload);
+    assert_eq!(first.out.datagrams.len(), 9_000_usize.div_ceil(1350));
+    settle(&mut first, &mut second);
+    let (_, delivered, _) = second.out.delivered.pop().expect("delivered");
+    assert_eq!(delivered.len(), 9_040);
+}
+
+#[test]
+fn a_super_packet_of_too_many_segments_is_refused() {
+    let (mut first, mut second) = pair();
+    let offload = Offload {
+        segmentation: Segmentation::Tcp { size: 1, ecn: false },
+        partial_checksum: Some((20, 16)),
+    };
+    first.send(&tcp(WEB_ON_1, WEB_ON_2, b"neighbours meet"), Offload::NONE);
+    settle(&mut first, &mut second);
+    first.send(&tcp(WEB_ON_1, WEB_ON_2, &[7; 9_000]), offload);
+    assert_eq!(first.out.datagrams.len(), 0, "nothing is sealed");
+    assert_eq!(first.drops(DropReason::Malformed), 1);
+}
+
+#[test]
 fn a_changed_policy_is_applied_to_live_flows_and_an_equal_one_is_no_epoch() {
     let (mut first, mut second) = pair();
     first.send(&tcp(WEB_ON_1, WEB_ON_2, b"hello"), Offload::NONE);
