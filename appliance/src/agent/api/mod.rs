@@ -29,6 +29,12 @@ const GROUP: &str = "tidegate";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ConnectionId(u64);
 
+#[cfg(test)]
+impl ConnectionId {
+    /// Of the first connection that asks.
+    pub(crate) const FIRST: Self = Self(1);
+}
+
 /// What connections bring to the agent's loop.
 #[derive(Debug)]
 pub(crate) enum Call {
