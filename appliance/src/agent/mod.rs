@@ -173,7 +173,12 @@ impl Agent {
         if let Some(tuned) = underlay::tune(&agent.host, &agent.underlay) {
             agent.intent.record.tuned = Some(tuned);
         }
-        agent.save()?;
+        // With a full disk, too, an agent that knows what to do is better than none.
+        if let Err(error) = agent.save() {
+            let problem = format!("what is told to this agent now would be forgotten: {error:#}");
+            tracing::error!("{problem}");
+            agent.boot_problems.push(problem);
+        }
         tracing::info!(
             host = agent.host.host_id, site = agent.host.site, ordinal = %agent.host.ordinal,
             public_key = %agent.keys.foreign_lane.public_key(), applications = agent.intent.applications.len(),
