@@ -75,20 +75,33 @@ async fn keep(
     mut stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let mut pause = FIRST_PAUSE;
-    while !*stopping.borrow() {
+    let mut child = Some(start(role, places)?);
+    loop {
         let started = Instant::now();
-        let mut child = start(role, places)?;
-        let ended = tokio::select! {
-            ended = child.wait() => ended?,
-            _ = stopping.changed() => return end(role, child).await,
-        };
-        pause = next_pause(pause, started.elapsed());
-        tracing::warn!(role, status = %ended, pause_ms = pause.as_millis(), "a process ended; starting it again");
+        if let Some(mut child) = child.take() {
+            let ended = tokio::select! {
+                ended = child.wait() => ended?,
+                _ = stopping.changed() => return end(role, child).await,
+            };
+            pause = next_pause(pause, started.elapsed());
+            tracing::warn!(role, status = %ended, pause_ms = pause.as_millis(), "a process ended; starting it again");
+        }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = stopping.changed() => {}
         }
         pause = (pause * 2).min(LAST_PAUSE);
+        if *stopping.borrow() {
+            break;
+        }
+        // Without memory or process numbers for it now, the other one must not end with it.
+        child = match start(role, places) {
+            Ok(child) => Some(child),
+            Err(error) => {
+                tracing::error!(role, pause_ms = pause.as_millis(), "{error:#}; trying again");
+                None
+            }
+        };
     }
     Ok(())
 }

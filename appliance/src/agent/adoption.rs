@@ -2,7 +2,7 @@
 
 use super::datapath::{Greeting, SeamError};
 use super::reconcile::{Family, fragments_outside};
-use super::{Agent, DATAPATH_PATIENCE, Intent, Lanes, RECONNECT, Refusal};
+use super::{Agent, DATAPATH_PATIENCE, Lanes, RECONNECT, Refusal};
 use crate::config::host::Switch;
 use crate::seam::LaneFeatures;
 use crate::sys::lane_socket;
@@ -34,20 +34,34 @@ impl Agent {
         Ok(())
     }
 
-    /// Connects, adopts what the datapath holds, gives it what it lacks, and installs the plan unless it runs already.
+    /// Connects and makes both agree. What failed in the middle is begun anew with another connection, so that half an
+    /// agreement is never taken for a whole one.
     async fn greet(&mut self) -> Result<(), SeamError> {
         let greeting = self.datapath.connect().await?;
+        let agreed = self.agree(greeting).await;
+        if agreed.is_err() {
+            self.datapath.disconnect();
+        }
+        agreed
+    }
+
+    /// Adopts what the datapath holds, gives it what it lacks, and installs the plan unless it runs already.
+    async fn agree(&mut self, greeting: Greeting) -> Result<(), SeamError> {
         self.in_force = greeting.plan;
         self.agree_on_lanes(&greeting).await?;
         let lost = self.agree_on_ports(&greeting).await?;
         self.greeting = Some(greeting.clone());
-
-        let mut intent = self.intent.clone();
-        intent
-            .record
-            .attachments
-            .retain(|attachment| !lost.contains(&attachment.port));
-        match self.plan(&intent) {
+        self.problems.clear();
+        if !lost.is_empty() {
+            self.intent
+                .record
+                .attachments
+                .retain(|attachment| !lost.contains(&attachment.port));
+            if let Err(error) = self.save() {
+                self.tell_problem(format!("{error:#}"));
+            }
+        }
+        match self.plan(&self.intent) {
             Ok(plan) if self.in_force == Some(plan.digest) => {
                 self.epoch = self.datapath.report().await?.epoch;
                 tracing::info!(
@@ -56,24 +70,23 @@ impl Agent {
                     "the datapath runs the plan already"
                 );
             }
-            Ok(plan) => self.install(&plan).await?,
+            Ok(plan) => match self.install(&plan).await {
+                // As below: the connection stays, so that the next good document can mend it.
+                Err(error @ SeamError::Refused(_)) => {
+                    self.tell_problem(error.to_string());
+                    return Ok(());
+                }
+                installed => installed?,
+            },
             Err(problems) => {
                 // The datapath goes on with its last plan, and the next good document mends it.
-                for problem in &problems {
-                    tracing::error!(problem, "no plan can be made");
+                for problem in problems {
+                    self.tell_problem(problem);
                 }
-                self.problems = problems;
                 return Ok(());
             }
         }
-        self.problems.clear();
-        self.drop_strangers(&greeting, &intent).await?;
-        self.intent = intent;
-        if !lost.is_empty()
-            && let Err(error) = self.save()
-        {
-            self.tell_problem(format!("{error:#}"));
-        }
+        self.drop_strangers(&greeting).await?;
         // Without systemd there is nobody to notify.
         drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
         Ok(())
@@ -91,31 +104,58 @@ impl Agent {
         if self.lanes.is_none() {
             self.lanes = self.bind_lanes(port);
         }
-        if let (None, Some(lanes)) = (held, &self.lanes) {
-            let features = LaneFeatures {
-                gso: self.host.datapath.features.gso != Switch::Off,
-                gro: self.host.datapath.features.gro != Switch::Off,
-            };
-            self.datapath
-                .set_lanes(lanes.listen, features, &lanes.sockets)
-                .await?;
+        if held.is_none() {
+            self.give_lanes().await?;
         }
         self.set_fragmentation();
         Ok(())
     }
 
+    async fn give_lanes(&mut self) -> Result<(), SeamError> {
+        let Some(lanes) = &self.lanes else {
+            return Ok(());
+        };
+        let features = LaneFeatures {
+            gso: self.host.datapath.features.gso != Switch::Off,
+            gro: self.host.datapath.features.gro != Switch::Off,
+        };
+        self.datapath
+            .set_lanes(lanes.listen, features, &lanes.sockets)
+            .await
+    }
+
+    /// Tries again to bind a lane whose port was in use.
+    pub(super) async fn look_for_lanes(&mut self) {
+        if self.lanes.is_some() || !self.datapath.is_connected() {
+            return;
+        }
+        self.lanes = self.bind_lanes(self.host.cluster.wireguard_port);
+        if let Err(error) = self.give_lanes().await {
+            self.lanes = None;
+            self.tell_problem(error.to_string());
+        }
+        self.set_fragmentation();
+    }
+
     fn bind_lanes(&mut self, port: u16) -> Option<Lanes> {
         let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         match lane_socket::bind(listen, true) {
-            Ok(socket) => Some(Lanes {
-                sockets: vec![socket],
-                listen,
-            }),
+            Ok(socket) => {
+                self.lane_problem = None;
+                Some(Lanes {
+                    sockets: vec![socket],
+                    listen,
+                })
+            }
             Err(error) => {
-                self.tell_problem(format!(
+                let problem = format!(
                     "UDP port {port} can't be bound ({error}): nothing passes to other hosts; free it, or set \
                      `cluster.wireguard-port` in the host document"
-                ));
+                );
+                if self.lane_problem.as_ref() != Some(&problem) {
+                    tracing::error!("{problem}");
+                    self.lane_problem = Some(problem);
+                }
                 None
             }
         }
@@ -169,9 +209,10 @@ impl Agent {
 
     /// Closes the ports that the datapath holds and no attachment names: what an agent left that was killed in the
     /// middle of attaching.
-    async fn drop_strangers(&mut self, greeting: &Greeting, intent: &Intent) -> Result<(), SeamError> {
+    async fn drop_strangers(&mut self, greeting: &Greeting) -> Result<(), SeamError> {
         for port in &greeting.ports {
-            if !intent
+            if !self
+                .intent
                 .record
                 .attachments
                 .iter()

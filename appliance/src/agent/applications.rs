@@ -78,6 +78,16 @@ impl Agent {
                 attached.join(", ")
             )));
         }
+        let attaching = self
+            .reservations
+            .values()
+            .find(|reservation| reservation.application() == &key);
+        if let Some(reservation) = attaching {
+            return Err(Refusal::because(format!(
+                "an instance of {key} is being attached right now ({}): try again when it is done, and detach it",
+                reservation.name()
+            )));
+        }
         self.wait_for_datapath().await?;
         let mut intent = self.intent.clone();
         intent.applications.remove(&key);

@@ -21,6 +21,18 @@ pub(super) struct Reservation {
     fresh_index: bool,
 }
 
+impl Reservation {
+    /// The application that the instance is of.
+    pub(super) fn application(&self) -> &ApplicationKey {
+        &self.attachment.application
+    }
+
+    /// The instance's name.
+    pub(super) fn name(&self) -> String {
+        self.attachment.name()
+    }
+}
+
 impl Agent {
     /// Reserves what an instance's device has to be made with.
     pub(super) async fn prepare_attach(

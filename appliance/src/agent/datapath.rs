@@ -86,11 +86,24 @@ impl DatapathClient {
         self.connection.is_some()
     }
 
-    /// Connects and says hello.
+    /// Gives the connection up.
+    pub(crate) fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
+    /// Connects and says hello. A datapath that doesn't want this agent isn't connected.
     pub(crate) async fn connect(&mut self) -> Result<Greeting, SeamError> {
         self.events.clear();
         let connection = Connection::connect(&self.path).and_then(AsyncConnection::new);
         self.connection = Some(connection.map_err(|source| self.away(source))?);
+        let greeted = self.hello().await;
+        if greeted.is_err() {
+            self.disconnect();
+        }
+        greeted
+    }
+
+    async fn hello(&mut self) -> Result<Greeting, SeamError> {
         match self.ask(&ToDatapath::Hello { version: VERSION }, &[]).await? {
             (
                 FromDatapath::Hello {
@@ -105,7 +118,6 @@ impl DatapathClient {
                 _,
             ) => {
                 if !(OLDEST_VERSION..=VERSION).contains(&version) {
-                    self.connection = None;
                     return Err(SeamError::Version { version });
                 }
                 let ports = ports.into_iter().map(|(port, _)| port).collect();

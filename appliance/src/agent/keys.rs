@@ -69,13 +69,21 @@ fn make(file: &Path) -> io::Result<()> {
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     let mut text = PrivateKey::from_bytes(bytes).to_base64();
     text.push('\n');
-    let mut file = File::options()
+    // Beside, then renamed: a power cut in between must not leave a file that holds no key and is never made again.
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(".new");
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut made = File::options()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(file)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+        .open(&beside)?;
+    made.write_all(text.as_bytes())?;
+    made.sync_all()?;
+    fs::rename(&beside, file)
 }
 
 #[cfg(test)]
@@ -88,7 +96,10 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tidegate-keys-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let document = host::parse(Path::new("host.yaml"), "host-id: edge-1\nsite: s\nordinal: 1\n").unwrap();
+        // What a power cut may have left.
+        fs::write(folder.join("foreign.key.new"), "").unwrap();
         let first = load(&document, &folder).unwrap().foreign_lane;
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         let file = foreign_key_file(&document, &folder);
         assert_eq!(readable_by_others(&file).unwrap(), None);
         let again = load(&document, &folder).unwrap().foreign_lane;

@@ -23,6 +23,8 @@ mod journal;
 pub(crate) mod keys;
 pub(crate) mod reconcile;
 mod reports;
+#[cfg(test)]
+mod tests;
 pub(crate) mod underlay;
 
 use crate::cli::Places;
@@ -121,6 +123,10 @@ struct Agent {
     epoch: u64,
     /// What keeps the intent from being in force.
     problems: Vec<String>,
+    /// What of the boot folder was left out.
+    boot_problems: Vec<String>,
+    /// Why there are no lanes.
+    lane_problem: Option<String>,
 }
 
 impl Agent {
@@ -153,6 +159,8 @@ impl Agent {
             in_force: None,
             epoch: 0,
             problems: Vec::new(),
+            boot_problems: Vec::new(),
+            lane_problem: None,
         };
         agent
             .intent
@@ -160,10 +168,17 @@ impl Agent {
             .peers
             .number(agent.host.cluster.peers.iter().map(|peer| peer.public_key));
         agent.apply_boot_folder();
+        // They stay true whatever comes into force later.
+        agent.boot_problems = std::mem::take(&mut agent.problems);
         if let Some(tuned) = underlay::tune(&agent.host, &agent.underlay) {
             agent.intent.record.tuned = Some(tuned);
         }
-        agent.save()?;
+        // With a full disk, too, an agent that knows what to do is better than none.
+        if let Err(error) = agent.save() {
+            let problem = format!("what is told to this agent now would be forgotten: {error:#}");
+            tracing::error!("{problem}");
+            agent.boot_problems.push(problem);
+        }
         tracing::info!(
             host = agent.host.host_id, site = agent.host.site, ordinal = %agent.host.ordinal,
             public_key = %agent.keys.foreign_lane.public_key(), applications = agent.intent.applications.len(),
@@ -239,18 +254,26 @@ impl Agent {
         EncodedPlan::of(&plan).map_err(|error| vec![format!("the plan can't be encoded: {error}")])
     }
 
-    /// Puts an intent in force on every shard, and keeps it. When it can't be, nothing has changed. The datapath must
+    /// Keeps an intent, and puts it in force on every shard. When it can't be, nothing has changed. The datapath must
     /// be there: it isn't looked for between two steps of one change.
     async fn put_in_force(&mut self, intent: Intent) -> Result<u64, Refusal> {
         let plan = self.plan(&intent).map_err(Refusal::of_all)?;
-        self.install(&plan).await.map_err(Refusal::because)?;
+        // Kept first: what is in force and would be forgotten can't be taken back when the disk is full.
+        let former = std::mem::replace(&mut self.intent, intent);
+        if let Err(error) = self.save() {
+            self.intent = former;
+            return Err(Refusal::because(format!(
+                "nothing was changed, because a restart would forget it: {error:#}"
+            )));
+        }
+        if let Err(error) = self.install(&plan).await {
+            self.intent = former;
+            if let Err(error) = self.save() {
+                self.tell_problem(format!("{error:#}"));
+            }
+            return Err(Refusal::because(error));
+        }
         self.problems.clear();
-        self.intent = intent;
-        self.save().map_err(|error| {
-            Refusal::because(format!(
-                "it is in force, but a restart would forget it: {error:#}"
-            ))
-        })?;
         Ok(self.epoch)
     }
 
@@ -284,6 +307,7 @@ impl Agent {
     }
 
     async fn look_at_underlay(&mut self) {
+        self.look_for_lanes().await;
         let Ok(found) = underlay::find(&self.host) else {
             return;
         };

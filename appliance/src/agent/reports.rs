@@ -129,7 +129,13 @@ impl Agent {
             applications: self.intent.applications.len(),
             instances: self.intent.record.attachments.len(),
             peers: self.host.cluster.peers.len(),
-            problems: self.problems.clone(),
+            problems: self
+                .problems
+                .iter()
+                .chain(&self.lane_problem)
+                .chain(&self.boot_problems)
+                .cloned()
+                .collect(),
         }))
     }
 

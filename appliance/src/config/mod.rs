@@ -21,6 +21,7 @@ mod values;
 pub(crate) mod yaml;
 
 pub(crate) use problem::Problems;
+pub(crate) use values::label_fault;
 
 #[cfg(test)]
 mod tests;

@@ -27,7 +27,7 @@ pub(crate) enum Switch {
 }
 
 /// What makes `name` no DNS label, in words.
-pub(super) fn label_fault(name: &str) -> Option<String> {
+pub(crate) fn label_fault(name: &str) -> Option<String> {
     let legal = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
     if name.is_empty() {
         Some("must not be empty".to_owned())

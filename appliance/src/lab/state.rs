@@ -5,6 +5,7 @@
 
 use super::blueprint::Blueprint;
 use super::{Error, WhileDoing as _};
+use crate::config::label_fault;
 use crate::sys::netns;
 use crate::sys::process::Process;
 use serde::{Deserialize, Serialize};
@@ -172,8 +173,14 @@ impl State {
     /// Reads the state of a lab.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is no such lab.
+    /// [`Error::NotFound`] when there is no such lab, [`Error::Refused`] when that can't be a lab's name or the file
+    /// names what no lab makes: whole folders are removed by these names.
     pub(crate) fn read(lab: &str) -> Result<Self, Error> {
+        if let Some(fault) = label_fault(lab) {
+            return Err(Error::Refused(format!(
+                "{lab:?} is neither a lab's name (it {fault}) nor a topology's file"
+            )));
+        }
         let path = folder(lab).join(FILE);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -188,9 +195,32 @@ impl State {
             }
             Err(error) => return Err(error).while_doing(|| format!("reading {}", path.display())),
         };
-        serde_json::from_slice(&bytes)
+        let state: Self = serde_json::from_slice(&bytes)
             .map_err(io::Error::other)
-            .while_doing(|| format!("reading {}", path.display()))
+            .while_doing(|| format!("reading {}", path.display()))?;
+        match state.stranger() {
+            None if state.lab == lab => Ok(state),
+            stranger => Err(Error::Refused(format!(
+                "{} was changed by somebody: it names {}, which no lab {lab} makes; remove by hand what is left of it",
+                path.display(),
+                stranger.unwrap_or(&state.lab)
+            ))),
+        }
+    }
+
+    /// A name that a lab of this name would not have made.
+    fn stranger(&self) -> Option<&str> {
+        let prefix = format!("{}-", self.lab);
+        let own = |name: &str| {
+            name.strip_prefix(&prefix)
+                .is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
+        };
+        let namespaces = self.namespaces.iter().map(String::as_str);
+        let foreign = namespaces.filter(|name| !own(name));
+        let hosts = self.hosts.iter().map(|host| host.name.as_str());
+        foreign
+            .chain(hosts.filter(|name| label_fault(name).is_some()))
+            .next()
     }
 
     /// Notes a process that was just started.
@@ -257,5 +287,41 @@ pub(crate) fn remove_root_if_empty() {
             // A folder that isn't empty is another lab's, and stays.
             Ok(()) | Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_labs_name_is_refused_before_a_folder_is_looked_at() {
+        for name in ["", ".", "..", "../../etc", "/etc", "a/b", ".failed", "Tg"] {
+            let refused = State::read(name);
+            assert!(matches!(refused, Err(Error::Refused(_))), "{name:?}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_state_file_that_names_foreign_things_is_noticed() {
+        let mut state = State {
+            lab: "tg".into(),
+            topology: "two-hosts.yaml".into(),
+            namespaces: vec!["tg-h1".into(), "tg-lan-bridge".into()],
+            hosts: vec![HostState {
+                name: "h1".into(),
+                namespace: "tg-h1".into(),
+            }],
+            processes: Vec::new(),
+            made_files_root: false,
+        };
+        assert_eq!(state.stranger(), None);
+        for name in ["..", "../../etc", "other-h1", "tg-", "tg-../../../etc"] {
+            state.namespaces.push(name.into());
+            assert_eq!(state.stranger(), Some(name));
+            state.namespaces.pop();
+        }
+        state.hosts[0].name = "../../..".into();
+        assert_eq!(state.stranger(), Some("../../.."));
     }
 }

@@ -16,18 +16,29 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
 
 /// Stands for a message whose JSON is in the memfd beside it. It is no JSON itself.
 const LARGE: &[u8] = b"large";
 /// Connections at a time; the next ones wait.
 const MAX_CONNECTIONS: usize = 64;
+/// How long a connection may say nothing, or leave an answer unread, before it is closed: longer than an attaching
+/// process takes between its two requests, and a bound on how long one that hangs keeps the others out.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The group whose members may ask.
 const GROUP: &str = "tidegate";
 
 /// Which connection asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ConnectionId(u64);
+
+#[cfg(test)]
+impl ConnectionId {
+    /// Of the first connection that asks.
+    pub(crate) const FIRST: Self = Self(1);
+}
 
 /// What connections bring to the agent's loop.
 #[derive(Debug)]
@@ -95,7 +106,7 @@ pub(crate) async fn serve(listener: AsyncListener, calls: mpsc::Sender<Call>) {
                 let calls = calls.clone();
                 tokio::spawn(async move {
                     let id = ConnectionId(number);
-                    if let Err(error) = converse(id, &connection, &calls).await {
+                    if let Err(error) = converse(id, &connection, &calls, PATIENCE).await {
                         tracing::debug!(%error, "a connection to the control socket ended early");
                     }
                     drop(calls.send(Call::Ended(id)).await);
@@ -105,7 +116,7 @@ pub(crate) async fn serve(listener: AsyncListener, calls: mpsc::Sender<Call>) {
             Err(error) => {
                 // Out of descriptors, mostly: somebody has to close some first.
                 tracing::warn!(%error, "a connection to the control socket can't be accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -115,8 +126,9 @@ async fn converse(
     id: ConnectionId,
     connection: &AsyncConnection,
     calls: &mpsc::Sender<Call>,
+    patience: Duration,
 ) -> io::Result<()> {
-    while let Some(message) = connection.receive().await? {
+    while let Some(message) = timeout(patience, connection.receive()).await?? {
         let response = match decode::<Request>(message) {
             Ok((request, descriptors)) => {
                 let (answer, answered) = oneshot::channel();
@@ -139,7 +151,7 @@ async fn converse(
         };
         let (bytes, large) = encode(&response)?;
         let descriptors: Vec<_> = large.iter().map(|descriptor| descriptor.as_fd()).collect();
-        connection.send(&bytes, &descriptors).await?;
+        timeout(patience, connection.send(&bytes, &descriptors)).await??;
     }
     Ok(())
 }
@@ -167,6 +179,36 @@ mod tests {
         );
         assert_eq!(group_id("tidegate:x:many:\n"), None);
         assert_eq!(group_id(""), None);
+    }
+
+    #[test]
+    fn a_connection_that_says_nothing_or_reads_nothing_is_closed() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (calls, _waiting) = mpsc::channel(1);
+            let patience = Duration::from_millis(20);
+            let (near, far) = Connection::pair().unwrap();
+            let far = AsyncConnection::new(far).unwrap();
+            let silent = converse(ConnectionId(1), &far, &calls, patience).await;
+            assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);
+
+            near.set_nonblocking(true).unwrap();
+            let deaf = async {
+                // Garbage is answered, too, until the answers that nobody reads fill the socket.
+                loop {
+                    drop(near.send(b"{", &[]));
+                    tokio::time::sleep(Duration::from_micros(10)).await;
+                }
+            };
+            let closed = tokio::select! {
+                closed = converse(ConnectionId(2), &far, &calls, patience) => closed,
+                () = deaf => Ok(()),
+            };
+            assert_eq!(closed.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        });
     }
 
     #[test]
