@@ -7,7 +7,7 @@
 //! 2. `decode` walks that tree: wrong kinds, missing keys, unknown keys with the nearest legal one.
 //! 3. [`host`], [`application`] and [`topology`] turn leaves into domain types and check what spans several keys.
 //!
-//! No room stops at the first error: a [`Problem`] is reported with its place and the walk goes on. A document either
+//! No room stops at the first error: a [`problem::Problem`] is reported with its place and the walk goes on. A document either
 //! comes out whole and legal, or not at all, as [`Problems`]. Nothing here knows what a host does with a document.
 
 pub(crate) mod application;
