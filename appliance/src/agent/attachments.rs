@@ -333,6 +333,20 @@ impl Agent {
             self.intent.record.attachments.iter().find(|attachment| {
                 attachment.namespace == namespace && attachment.interface == query.interface
             });
+        let reserved = self
+            .reservations
+            .values()
+            .map(|reservation| &reservation.attachment)
+            .find(|attachment| attachment.namespace == namespace && attachment.interface == query.interface);
+        if let Some(attachment) = reserved {
+            return Err(Refusal::because(format!(
+                "{} in this namespace is being attached as {} of {} by another process right now: try again when it \
+                 is done",
+                attachment.interface,
+                attachment.name(),
+                attachment.application
+            )));
+        }
         taken.map_or(Ok(()), |attachment| {
             Err(Refusal::because(format!(
                 "{} in this namespace belongs to {} of {}: detach that first, or name another `--interface`",

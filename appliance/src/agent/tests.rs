@@ -261,3 +261,23 @@ fn a_dead_device_is_made_anew_though_its_namespaces_number_came_back() {
         assert!(agent.intent.record.attachments.is_empty());
     });
 }
+
+#[test]
+fn a_device_is_attached_by_one_process_at_a_time() {
+    let bench = Bench::new("twice");
+    bench.datapath(|_| None);
+    run(async {
+        let mut agent = bench.agent("{ wireguard-port: 40908 }");
+        ask(&mut agent, apply(SHOP)).await;
+        ask(&mut agent, prepare_attach()).await;
+        let second = agent
+            .handle(ConnectionId::SECOND, prepare_attach(), Vec::new())
+            .await;
+        assert!(problems(second).contains("right now"));
+        agent.forget_reservation(ConnectionId::FIRST);
+        let second = agent
+            .handle(ConnectionId::SECOND, prepare_attach(), Vec::new())
+            .await;
+        assert!(matches!(second, Response::Prepared(_)), "{second:?}");
+    });
+}

@@ -33,6 +33,8 @@ pub(crate) struct ConnectionId(u64);
 impl ConnectionId {
     /// Of the first connection that asks.
     pub(crate) const FIRST: Self = Self(1);
+    /// Of the next one.
+    pub(crate) const SECOND: Self = Self(2);
 }
 
 /// What connections bring to the agent's loop.
