@@ -31,6 +31,12 @@ impl Reservation {
     pub(super) fn name(&self) -> String {
         self.attachment.name()
     }
+
+    /// As if it had been committed.
+    #[cfg(test)]
+    pub(super) fn into_attachment(self) -> Attachment {
+        self.attachment
+    }
 }
 
 impl Agent {
@@ -46,6 +52,9 @@ impl Agent {
         self.forget_reservation(connection);
         // Also finds out whether the devices of the journal live.
         self.wait_for_datapath().await?;
+        // The kernel gives the number of a namespace that died to a new one at once: a restarted container must not
+        // be told that it is attached already.
+        self.look_at_devices().await;
         let key = ApplicationKey {
             tenant: query.tenant.clone(),
             name: query.application.clone(),
@@ -218,8 +227,13 @@ impl Agent {
         if self.datapath.is_connected() && self.take_away(port).await.is_ok() {
             return;
         }
-        // The next datapath gets a plan without it.
+        // The next plan is without it.
         self.queues.remove(&port);
+        if self.datapath.is_connected()
+            && let Err(error) = self.datapath.remove_port(port).await
+        {
+            tracing::warn!(%port, %error, "a port whose device is gone can't be closed now");
+        }
         self.intent
             .record
             .attachments
@@ -319,6 +333,20 @@ impl Agent {
             self.intent.record.attachments.iter().find(|attachment| {
                 attachment.namespace == namespace && attachment.interface == query.interface
             });
+        let reserved = self
+            .reservations
+            .values()
+            .map(|reservation| &reservation.attachment)
+            .find(|attachment| attachment.namespace == namespace && attachment.interface == query.interface);
+        if let Some(attachment) = reserved {
+            return Err(Refusal::because(format!(
+                "{} in this namespace is being attached as {} of {} by another process right now: try again when it \
+                 is done",
+                attachment.interface,
+                attachment.name(),
+                attachment.application
+            )));
+        }
         taken.map_or(Ok(()), |attachment| {
             Err(Refusal::because(format!(
                 "{} in this namespace belongs to {} of {}: detach that first, or name another `--interface`",

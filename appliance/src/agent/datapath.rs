@@ -1,6 +1,6 @@
 //! The agent's end of the seam: connects to the datapath, asks one thing at a time, collects events in between.
 
-use crate::seam::{Event, FromDatapath, PlanDigest, ToDatapath, VERSION};
+use crate::seam::{Event, FromDatapath, PlanDigest, ToDatapath, VERSION, envelope};
 use crate::sys::memfd;
 use crate::sys::seqpacket::{AsyncConnection, Connection};
 use std::collections::VecDeque;
@@ -214,8 +214,8 @@ impl DatapathClient {
         };
         let message = connection.receive().await;
         match message {
-            Ok(Some(message)) => match serde_json::from_slice(&message.bytes) {
-                Ok(FromDatapath::Event { event }) => return Some(event),
+            Ok(Some(message)) => match envelope::decode(message) {
+                Ok((FromDatapath::Event { event }, _)) => return Some(event),
                 Ok(_) => tracing::error!("the datapath answered what nobody asked; connecting anew"),
                 Err(error) => tracing::error!(%error, "the datapath can't be understood; connecting anew"),
             },
@@ -249,9 +249,9 @@ impl DatapathClient {
                 .await?;
             loop {
                 let received = connection.receive().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-                match serde_json::from_slice(&received.bytes)? {
-                    FromDatapath::Event { event } => events.push_back(event),
-                    answer => return Ok((answer, received.descriptors)),
+                match envelope::decode(received)? {
+                    (FromDatapath::Event { event }, _) => events.push_back(event),
+                    answer => return Ok(answer),
                 }
             }
         };

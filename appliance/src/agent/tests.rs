@@ -105,6 +105,18 @@ fn apply(text: &str) -> Request {
     }
 }
 
+fn prepare_attach() -> Request {
+    let instance = InstanceQuery {
+        tenant: "default".to_owned(),
+        application: "shop".to_owned(),
+        service: "web".to_owned(),
+        number: None,
+        namespace: Some(reconcile::Namespace { device: 4, inode: 9 }),
+        interface: "eth0".to_owned(),
+    };
+    Request::PrepareAttach { instance }
+}
+
 fn problems(response: Response) -> String {
     match response {
         Response::Refused(refusal) => refusal.problems.join("\n"),
@@ -213,15 +225,7 @@ fn an_application_is_not_deleted_while_an_instance_of_it_is_being_attached() {
     run(async {
         let mut agent = bench.agent("{ wireguard-port: 40906 }");
         ask(&mut agent, apply(SHOP)).await;
-        let instance = InstanceQuery {
-            tenant: "default".to_owned(),
-            application: "shop".to_owned(),
-            service: "web".to_owned(),
-            number: None,
-            namespace: Some(reconcile::Namespace { device: 4, inode: 9 }),
-            interface: "eth0".to_owned(),
-        };
-        let prepared = ask(&mut agent, Request::PrepareAttach { instance }).await;
+        let prepared = ask(&mut agent, prepare_attach()).await;
         assert!(matches!(prepared, Response::Prepared(_)), "{prepared:?}");
         let delete = || Request::Delete {
             tenant: "default".to_owned(),
@@ -231,5 +235,49 @@ fn an_application_is_not_deleted_while_an_instance_of_it_is_being_attached() {
         assert!(refused.contains("web-1"), "{refused}");
         agent.forget_reservation(ConnectionId::FIRST);
         assert!(matches!(ask(&mut agent, delete()).await, Response::Deleted(_)));
+    });
+}
+
+#[test]
+fn a_dead_device_is_made_anew_though_its_namespaces_number_came_back() {
+    let bench = Bench::new("dead");
+    bench.datapath(|_| None);
+    run(async {
+        let mut agent = bench.agent("{ wireguard-port: 40907 }");
+        ask(&mut agent, apply(SHOP)).await;
+        ask(&mut agent, prepare_attach()).await;
+        let reservation = agent.reservations.remove(&ConnectionId::FIRST).unwrap();
+        let attachment = reservation.into_attachment();
+        let port = attachment.port;
+        agent.intent.record.attachments.push(attachment);
+        // A pipe that nobody reads says the same to poll as a queue without a device.
+        let (reader, queue) = std::io::pipe().unwrap();
+        agent.queues.insert(port, vec![queue.into()]);
+        let attached = ask(&mut agent, prepare_attach()).await;
+        assert!(matches!(attached, Response::Attached(_)), "{attached:?}");
+        drop(reader);
+        let prepared = ask(&mut agent, prepare_attach()).await;
+        assert!(matches!(prepared, Response::Prepared(_)), "{prepared:?}");
+        assert!(agent.intent.record.attachments.is_empty());
+    });
+}
+
+#[test]
+fn a_device_is_attached_by_one_process_at_a_time() {
+    let bench = Bench::new("twice");
+    bench.datapath(|_| None);
+    run(async {
+        let mut agent = bench.agent("{ wireguard-port: 40908 }");
+        ask(&mut agent, apply(SHOP)).await;
+        ask(&mut agent, prepare_attach()).await;
+        let second = agent
+            .handle(ConnectionId::SECOND, prepare_attach(), Vec::new())
+            .await;
+        assert!(problems(second).contains("right now"));
+        agent.forget_reservation(ConnectionId::FIRST);
+        let second = agent
+            .handle(ConnectionId::SECOND, prepare_attach(), Vec::new())
+            .await;
+        assert!(matches!(second, Response::Prepared(_)), "{second:?}");
     });
 }

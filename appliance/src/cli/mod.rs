@@ -195,19 +195,22 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Logs go to standard error, as much as `TIDEGATE_LOG` says (`debug`, `tidegate::agent=trace`, …). Unless asked,
-/// boringtun is silent: it warns of every peer that is away, which `tidegate peers` tells.
+/// Logs go to standard error, as much as `TIDEGATE_LOG` says (`debug`, `tidegate::agent=trace`, …).
 fn log_to_standard_error() {
-    let default = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-    let filter = match std::env::var(LOG) {
-        Ok(directives) => default.parse_lossy(directives),
-        Err(_) => default.parse_lossy("boringtun=off"),
-    };
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(log_filter(std::env::var(LOG).ok().as_deref()))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+}
+
+/// What is logged. Unless asked, boringtun is silent: it warns of every peer that is away, which `tidegate peers`
+/// tells.
+fn log_filter(asked: Option<&str>) -> EnvFilter {
+    // The default directive counts only where there is no other.
+    EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse_lossy(asked.unwrap_or("info,boringtun=off"))
 }
 
 #[cfg(test)]
@@ -222,6 +225,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_happens_is_logged_unless_less_is_asked_for() {
+        for (asked, level) in [
+            (None, LevelFilter::INFO),
+            (Some(""), LevelFilter::INFO),
+            (Some("error"), LevelFilter::ERROR),
+            (Some("tidegate::agent=trace"), LevelFilter::TRACE),
+        ] {
+            assert_eq!(log_filter(asked).max_level_hint(), Some(level), "{asked:?}");
+        }
     }
 
     #[test]

@@ -121,6 +121,12 @@ impl Node {
 
 /// Reads the documents of a file. Syntax errors, and limits exceeded, go to the report; then there is no tree.
 pub(super) fn parse(text: &str, report: &Report) -> Option<Vec<Document>> {
+    // A file is bounded where it is read; what comes over a socket is not a file.
+    if text.len() as u64 > MAX_FILE_SIZE {
+        let start = Place { line: 1, column: 1 };
+        report.add(start, "", &format!("is larger than {MAX_FILE_SIZE} bytes"), None);
+        return None;
+    }
     let mut parser = Parser::new_from_str(text);
     let mut tree = Tree {
         report,

@@ -8,7 +8,7 @@ use super::lanes::Lane;
 use super::ports::Port;
 use super::reports;
 use super::worker::{Events, Mail, Mailbox, Reply};
-use crate::seam::{self, BootId, Event, FromDatapath, LaneFeatures, PlanDigest, ToDatapath};
+use crate::seam::{self, BootId, Event, FromDatapath, LaneFeatures, PlanDigest, ToDatapath, envelope};
 use crate::sys::epoll::{Poller, Waker};
 use crate::sys::memfd;
 use crate::sys::seqpacket::{Connection, Listener, Message};
@@ -473,5 +473,8 @@ fn send(
     let Some(agent) = agent else {
         return Ok(());
     };
-    agent.send(&serde_json::to_vec(message)?, descriptors)
+    let (bytes, large) = envelope::encode(message)?;
+    let large = large.iter().map(AsFd::as_fd);
+    let all: Vec<BorrowedFd<'_>> = large.chain(descriptors.iter().copied()).collect();
+    agent.send(&bytes, &all)
 }

@@ -2,7 +2,7 @@
 
 use super::bed::{self, Bed};
 use super::control::Control;
-use crate::seam::{self, BootId, FromDatapath, LaneFeatures, PlanDigest, ToDatapath};
+use crate::seam::{self, BootId, FromDatapath, LaneFeatures, PlanDigest, ToDatapath, envelope};
 use crate::sys::seqpacket::{Connection, Listener};
 use crate::sys::{lane_socket, memfd, netns};
 use std::io::{self, Read as _, Write as _};
@@ -219,6 +219,26 @@ fn what_cannot_be_carried_out_is_refused_with_a_reason_and_changes_nothing() {
             ..
         }
     ));
+}
+
+#[test]
+fn a_report_of_a_thousand_ports_arrives() {
+    let datapath = Datapath::start("large");
+    let agent = datapath.agent();
+    let ports: Vec<u32> = (1..=1000).collect();
+    let file = memfd::seal("plan", &serde_json::to_vec(&plan(&ports)).unwrap()).unwrap();
+    let install = ToDatapath::Install {
+        digest: PlanDigest(1),
+    };
+    ask(&agent, &install, &[file.as_fd()]);
+    agent
+        .send(&serde_json::to_vec(&ToDatapath::Report).unwrap(), &[])
+        .unwrap();
+    let (answer, _) = envelope::decode(agent.receive().unwrap().unwrap()).unwrap();
+    assert!(
+        matches!(&answer, FromDatapath::Report { report } if report.ports.len() == ports.len()),
+        "{answer:?}"
+    );
 }
 
 /// Host `ordinal` of two, whose instance has port 4: its plan, with the other one as its peer at `peer_endpoint`.

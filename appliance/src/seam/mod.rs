@@ -2,11 +2,14 @@
 //!
 //! What crosses is closed: [`ToDatapath`], [`FromDatapath`], and descriptors beside them. The carrier is a
 //! `SOCK_SEQPACKET` Unix socket ([`crate::sys::seqpacket`]); one message is one JSON object of at most 64 KiB with
-//! at most 64 descriptors. A [`Plan`](tidegate_stack::plan::Plan) travels as a sealed memfd that a message names.
+//! at most 64 descriptors. A [`Plan`](tidegate_stack::plan::Plan) travels as a sealed memfd that a message names, and
+//! an answer that doesn't fit, such as a report of hundreds of ports, as an [`envelope`] says.
 //!
 //! The datapath listens, the newest agent wins. The agent sends one request and waits for its one answer;
 //! [`FromDatapath::Event`] may come in between: events are hints, may be lost, and the truth is in
 //! [`ToDatapath::Report`].
+
+pub(crate) mod envelope;
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;

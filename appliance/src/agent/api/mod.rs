@@ -1,17 +1,14 @@
 //! The control socket: what verbs ask the agent, and what it answers.
 //!
-//! One JSON message each way over a `SOCK_SEQPACKET` socket; what doesn't fit into a message travels in a sealed
-//! memfd beside the word [`LARGE`]. A connection may ask several things, one after the other: attaching prepares and
+//! One JSON message each way over a `SOCK_SEQPACKET` socket, large ones as [`crate::seam::envelope`] says. A connection may ask several things, one after the other: attaching prepares and
 //! then commits, and what was prepared is given back when the connection ends.
 
 mod messages;
 
+pub(crate) use crate::seam::envelope::{decode, encode};
 pub(crate) use messages::*;
 
-use crate::sys::memfd;
-use crate::sys::seqpacket::{AsyncConnection, AsyncListener, Listener, MAX_BYTES, Message};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use crate::sys::seqpacket::{AsyncConnection, AsyncListener, Listener};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
@@ -20,8 +17,6 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-/// Stands for a message whose JSON is in the memfd beside it. It is no JSON itself.
-const LARGE: &[u8] = b"large";
 /// Connections at a time; the next ones wait.
 const MAX_CONNECTIONS: usize = 64;
 /// How long a connection may say nothing, or leave an answer unread, before it is closed: longer than an attaching
@@ -38,6 +33,8 @@ pub(crate) struct ConnectionId(u64);
 impl ConnectionId {
     /// Of the first connection that asks.
     pub(crate) const FIRST: Self = Self(1);
+    /// Of the next one.
+    pub(crate) const SECOND: Self = Self(2);
 }
 
 /// What connections bring to the agent's loop.
@@ -56,31 +53,6 @@ pub(crate) enum Call {
     },
     /// A connection ended.
     Ended(ConnectionId),
-}
-
-/// A message and the memfd beside it, ready to be sent.
-pub(crate) fn encode(message: &impl Serialize) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
-    let bytes = serde_json::to_vec(message)?;
-    if bytes.len() <= MAX_BYTES {
-        return Ok((bytes, None));
-    }
-    Ok((LARGE.to_vec(), Some(memfd::seal("tidegate-message", &bytes)?)))
-}
-
-/// A message as it arrived, and the descriptors that belong to it.
-pub(crate) fn decode<T: DeserializeOwned>(message: Message) -> io::Result<(T, Vec<OwnedFd>)> {
-    let mut descriptors = message.descriptors;
-    if message.bytes != LARGE {
-        return Ok((serde_json::from_slice(&message.bytes)?, descriptors));
-    }
-    if descriptors.is_empty() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a large message came without its memory file",
-        ));
-    }
-    let bytes = memfd::read_sealed(descriptors.remove(0))?;
-    Ok((serde_json::from_slice(&bytes)?, descriptors))
 }
 
 /// Listens at `path`: for root and, where it exists, the group.
@@ -209,30 +181,5 @@ mod tests {
             };
             assert_eq!(closed.unwrap_err().kind(), io::ErrorKind::TimedOut);
         });
-    }
-
-    #[test]
-    fn a_large_answer_travels_in_a_memory_file() {
-        let (near, far) = Connection::pair().unwrap();
-        for problems in [1, 10_000] {
-            let response = Response::Refused(Refusal::of_all(vec![
-                "a line that says what is wrong"
-                    .to_owned();
-                problems
-            ]));
-            let (bytes, large) = encode(&response).unwrap();
-            assert_eq!(large.is_some(), problems > 1);
-            let descriptors: Vec<_> = large.iter().map(|descriptor| descriptor.as_fd()).collect();
-            near.send(&bytes, &descriptors).unwrap();
-            let (decoded, rest) = decode::<Response>(far.receive().unwrap().unwrap()).unwrap();
-            assert!(rest.is_empty());
-            let Response::Refused(Refusal {
-                problems: decoded, ..
-            }) = decoded
-            else {
-                panic!("another answer")
-            };
-            assert_eq!(decoded.len(), problems);
-        }
     }
 }
