@@ -6,7 +6,10 @@
 use crate::cli::Places;
 use anyhow::Context as _;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getppid, getrlimit, kill_process, set_parent_process_death_signal,
+    setrlimit,
+};
 use std::process::ExitStatus;
 use std::time::Duration;
 use tokio::process::{Child, Command};
@@ -33,6 +36,7 @@ pub(crate) fn run(places: &Places) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    allow_descriptors();
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -65,6 +69,19 @@ pub(crate) fn end_with_supervisor() {
     if getppid() != Some(supervisor) {
         tracing::warn!("the supervisor ended already");
         std::process::exit(1);
+    }
+}
+
+/// Lets the children have as many descriptors as this process may: every instance takes two, and the usual soft limit
+/// of 1024 would end at some 500 instances.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, descriptors = limit.current, "the limit of descriptors can't be raised");
     }
 }
 

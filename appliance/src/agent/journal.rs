@@ -56,6 +56,8 @@ struct Versioned<T> {
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
+    /// Where a file that couldn't be understood was put when the journal was opened.
+    set_aside: Option<PathBuf>,
 }
 
 impl Journal {
@@ -64,8 +66,9 @@ impl Journal {
     /// # Errors
     /// When the file is there but can't be read or set aside.
     pub(crate) fn open(state_dir: &Path) -> io::Result<(Self, Record)> {
-        let journal = Self {
+        let mut journal = Self {
             path: state_dir.join(FILE_NAME),
+            set_aside: None,
         };
         let bytes = match fs::read(&journal.path) {
             Ok(bytes) => bytes,
@@ -81,6 +84,7 @@ impl Journal {
                     "the journal can't be understood and was set aside: applications must be applied and instances \
                      attached again"
                 );
+                journal.set_aside = Some(aside);
                 Ok((journal, Record::default()))
             }
         }
@@ -114,6 +118,17 @@ impl Journal {
     /// Where the journal is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What was lost when the journal was opened, in words for `status`.
+    pub(crate) fn loss(&self) -> Option<String> {
+        self.set_aside.as_ref().map(|aside| {
+            format!(
+                "the journal couldn't be understood and is kept as {}: apply the applications and attach the instances \
+                 again",
+                aside.display()
+            )
+        })
     }
 
     fn set_aside(&self) -> io::Result<PathBuf> {
@@ -194,9 +209,11 @@ mod tests {
         ];
         for (number, damage) in damages.into_iter().enumerate() {
             fs::write(journal.path(), damage).unwrap();
-            assert_eq!(Journal::open(&folder).unwrap().1, Record::default());
+            let (opened, record) = Journal::open(&folder).unwrap();
+            assert_eq!(record, Record::default());
             assert!(!journal.path().exists());
             let aside = folder.join(format!("journal.json.damaged-{}", number + 1));
+            assert!(opened.loss().unwrap().contains(aside.to_str().unwrap()));
             assert_eq!(fs::read(aside).unwrap(), damage);
         }
         fs::remove_dir_all(folder).unwrap();

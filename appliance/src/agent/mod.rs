@@ -170,6 +170,7 @@ impl Agent {
         agent.apply_boot_folder();
         // They stay true whatever comes into force later.
         agent.boot_problems = std::mem::take(&mut agent.problems);
+        agent.boot_problems.extend(agent.journal.loss());
         if let Some(tuned) = underlay::tune(&agent.host, &agent.underlay) {
             agent.intent.record.tuned = Some(tuned);
         }
