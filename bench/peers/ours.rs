@@ -57,7 +57,7 @@ impl Contestant for Ours {
     fn name(&self) -> &'static str {
         match self.reach {
             Reach::CrossHost => "tidegate",
-            Reach::SameHost => "tidegate, one host",
+            Reach::SameHost => "tidegate-one-host",
         }
     }
 

@@ -234,7 +234,7 @@ impl Report {
                 ),
             ],
             Row::SameHost => {
-                let ratio = speed("tidegate, one host", one).zip(speed("bridge+veth", one));
+                let ratio = speed("tidegate-one-host", one).zip(speed("bridge+veth", one));
                 vec![(
                     "same-host/speed/bridge+veth",
                     ratio.map(|(ours, bridge)| ours / bridge),
