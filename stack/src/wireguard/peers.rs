@@ -1,6 +1,6 @@
 //! The peers of a shard: a tunnel each, the place where they were last heard from, and what waits for a session.
 
-use super::{BoringTunnel, Lane, Tunnel};
+use super::{Lane, NoiseTunnel, Tunnel, TunnelIndex};
 use crate::frame::Frame;
 use crate::plan::{HostOrdinal, PeerId, PresharedKey, PublicKey, Vni, vtep_address};
 use crate::snapshot::{LanePeer, Lanes, Policy};
@@ -116,9 +116,9 @@ impl Peers {
 impl Peer {
     fn new(lane: &Lane, planned: &LanePeer, ordinal: HostOrdinal, now: Instant) -> Self {
         let preshared_key = planned.preshared_key.as_ref();
-        let tunnel = BoringTunnel::new(
+        let tunnel = NoiseTunnel::new(
             lane,
-            planned.id,
+            TunnelIndex::from_low_bits(planned.id.0),
             &planned.public_key,
             preshared_key,
             planned.keepalive,
