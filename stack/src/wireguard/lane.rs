@@ -2,13 +2,14 @@
 //!
 //! What an initiation must have before Diffie–Hellman is spent on it, cheapest first:
 //! 1. a first MAC that is right (one hash): its sender knows the lane's key;
-//! 2. a token of its source, 20 a second and bursts of 5, and one of those that all strangers share: or else it gets a
-//!    cookie (§5.3 of the paper) instead of an answer;
+//! 2. a token of its source, 20 a second and bursts of 5 for an address (and for an IPv6 /64, once half of what all
+//!    share is spent), and one of those that all strangers share: or else it gets a cookie (§5.3 of the paper) instead
+//!    of an answer;
 //! 3. with the cookie, which proves its address and port: a token of a second bucket of its source.
 //!
 //! So one source that floods spends only its own tokens. Somebody who forges many sources, or the address of a
 //! victim, spends what strangers have, and what is left for the others is the second way: a cookie, which the forger
-//! never sees. The two kinds of buckets are apart for that reason. (wireguard-go and the kernel ask a whole machine
+//! never sees. The two kinds of buckets are apart for that reason, and cookies are not rationed. (wireguard-go and the kernel ask a whole machine
 //! "under load" for cookies; here a source is, so that a flood from one doesn't cost others Rekey-Timeout.)
 //!
 //! A response passes with its first MAC alone: it must name the random index of an initiation that the tunnel just
@@ -143,7 +144,9 @@ impl Guard {
     }
 
     fn take(&mut self, source: SocketAddr, now: Instant) -> bool {
-        self.sources.take(source.ip(), now) && self.all.take(self.rate, now)
+        // The hosts of a site share a /64 and may all start at once; who has a /64 and floods crowds the door.
+        let crowded = self.all.is_low(self.rate, now);
+        self.sources.take(source.ip(), crowded, now) && self.all.take(self.rate, now)
     }
 }
 

@@ -42,15 +42,20 @@ impl Bucket {
         true
     }
 
+    /// Whether more than half of its tokens are gone.
+    pub(super) fn is_low(&self, rate: Rate, now: Instant) -> bool {
+        self.full_at.saturating_since(now) * 2 > Duration::from_secs(1) / rate.per_second * rate.burst
+    }
+
     fn is_full(&self, now: Instant) -> bool {
         self.full_at <= now
     }
 }
 
-/// A bucket for every source of late: an IPv4 address, or the /64 of an IPv6 address (the least that one customer
-/// gets, RFC 6177 §2).
+/// A bucket for every source of late: an address, and the /64 of an IPv6 address (the least that one customer gets,
+/// RFC 6177 §2, and what a whole LAN shares).
 ///
-/// It holds [`SourceLimits::CAPACITY`] sources. When they are that many, those whose buckets are full again make room,
+/// It holds [`SourceLimits::CAPACITY`] of them. When they are that many, those whose buckets are full again make room,
 /// looked for once per interval; a new source that finds no room gets no token.
 pub(super) struct SourceLimits {
     rate: Rate,
@@ -58,11 +63,11 @@ pub(super) struct SourceLimits {
     swept: Instant,
 }
 
-/// An IPv4 address, or the first 64 bits of an IPv6 address.
+/// An address, or the first 64 bits of one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Source {
-    Ipv4(u32),
-    Ipv6(u64),
+    Address(IpAddr),
+    Prefix(u64),
 }
 
 impl SourceLimits {
@@ -78,9 +83,21 @@ impl SourceLimits {
         }
     }
 
-    /// Takes a token of this source, if it has one.
-    pub(super) fn take(&mut self, address: IpAddr, now: Instant) -> bool {
-        let source = Source::of(address);
+    /// Takes a token of this address, if it has one; when it is `crowded`, of its /64 too.
+    pub(super) fn take(&mut self, address: IpAddr, crowded: bool, now: Instant) -> bool {
+        // A socket of both families says `::ffff:a.b.c.d` for an IPv4 address.
+        let address = address.to_canonical();
+        let of_prefix = match address {
+            IpAddr::V6(address) if crowded => {
+                let prefix = (address.to_bits() >> 64) as u64;
+                self.take_of(Source::Prefix(prefix), now)
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => true,
+        };
+        of_prefix && self.take_of(Source::Address(address), now)
+    }
+
+    fn take_of(&mut self, source: Source, now: Instant) -> bool {
         if let Some(bucket) = self.buckets.get_mut(&source) {
             return bucket.take(self.rate, now);
         }
@@ -101,16 +118,6 @@ impl SourceLimits {
     }
 }
 
-impl Source {
-    /// The source of an address. A socket of both families says `::ffff:a.b.c.d` for an IPv4 address.
-    fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::Ipv4(address.to_bits()),
-            IpAddr::V6(address) => Self::Ipv6((address.to_bits() >> 64) as u64),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,7 +128,7 @@ mod tests {
 
     fn taken(limits: &mut SourceLimits, address: &str, now: Instant) -> usize {
         let address = address.parse().unwrap();
-        (0..100).filter(|_| limits.take(address, now)).count()
+        (0..100).filter(|_| limits.take(address, true, now)).count()
     }
 
     #[test]
@@ -157,16 +164,28 @@ mod tests {
     }
 
     #[test]
+    fn hosts_of_one_lan_are_told_apart_until_it_is_crowded() {
+        let mut limits = SourceLimits::new(PER_SOURCE, 1);
+        let mut from = |host: u128, crowded| {
+            let address = std::net::Ipv6Addr::from_bits(0x2001_0db8 << 96 | host).into();
+            (0..100).filter(|_| limits.take(address, crowded, at(0))).count()
+        };
+        assert!((1..200).all(|host| from(host, false) == 5));
+        assert_eq!(from(300, true), 5);
+        assert_eq!(from(301, true), 0);
+    }
+
+    #[test]
     fn a_full_table_refuses_new_sources_until_old_ones_were_quiet() {
         let mut limits = SourceLimits::new(PER_SOURCE, 1);
         let address = |number: usize| IpAddr::from((0x0a00_0000 + number as u32).to_be_bytes());
         for number in 0..SourceLimits::CAPACITY {
-            assert!(limits.take(address(number), at(0)));
+            assert!(limits.take(address(number), true, at(0)));
         }
-        assert!(!limits.take(address(SourceLimits::CAPACITY), at(10)));
-        assert!(limits.take(address(0), at(10)), "who is known goes on");
+        assert!(!limits.take(address(SourceLimits::CAPACITY), true, at(10)));
+        assert!(limits.take(address(0), true, at(10)), "who is known goes on");
         assert_eq!(limits.buckets.len(), SourceLimits::CAPACITY);
-        assert!(limits.take(address(SourceLimits::CAPACITY), at(60)));
+        assert!(limits.take(address(SourceLimits::CAPACITY), true, at(60)));
         assert!(limits.buckets.len() <= 2);
     }
 }

@@ -35,7 +35,7 @@ pub struct NoiseTunnel {
     /// The turn of the last session.
     turn: u8,
     cookies: CookieJar,
-    initiation: Option<Initiation>,
+    initiation: Option<Box<Initiation>>,
     current: Option<Box<Session>>,
     previous: Option<Box<Session>>,
     /// The far end began it, and hasn't sent in it yet.
@@ -172,12 +172,12 @@ impl NoiseTunnel {
             return 0;
         };
         self.cookies.sign(out, now);
-        self.initiation = Some(Initiation {
+        self.initiation = Some(Box::new(Initiation {
             handshake,
             index,
             sent: now,
             responses_left: RESPONSES_TRIED,
-        });
+        }));
         // A byte of the ephemeral public key is as random as can be.
         self.timers.initiated(out[8], now);
         INITIATION_LENGTH

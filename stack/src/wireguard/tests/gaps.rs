@@ -270,6 +270,31 @@ fn handshakes_of_one_source_are_limited_and_others_go_on() {
 }
 
 #[test]
+fn handshakes_of_one_ipv6_prefix_are_limited_and_others_go_on() {
+    let [mut first, mut second] = pair();
+    let initiation = first.initiate();
+    let from = |prefix: u128, host: u128| {
+        let address = std::net::Ipv6Addr::from_bits(0x2001_0db8 << 96 | prefix << 64 | host);
+        SocketAddr::from((address, 51_820))
+    };
+    // Every message from another address of the same /64, for a second.
+    let mut admitted = 0;
+    for number in 0..20_000_u64 {
+        second.now = NOW + Duration::from_micros(50 * number);
+        let admission = admit(&mut second, from(1, u128::from(number)), &initiation).0;
+        admitted += u32::from(matches!(admission, Admission::Initiation(_)));
+        if number % 1000 == 999 {
+            let (admission, _) = admit(&mut second, from(2, u128::from(number)), &initiation);
+            assert!(matches!(admission, Admission::Initiation(_)), "after {number}");
+        }
+    }
+    assert!(
+        admitted <= 128 + 256,
+        "{admitted}: what strangers share, but for the half that others find"
+    );
+}
+
+#[test]
 fn a_flood_from_very_many_sources_leaves_the_way_by_cookie() {
     let [mut first, mut second] = pair();
     let initiation = first.initiate();
