@@ -1,6 +1,6 @@
 //! The peers of a shard: a tunnel each, the place where they were last heard from, and what waits for a session.
 
-use super::{BoringTunnel, Lane, Tunnel};
+use super::{Lane, NoiseTunnel, Tunnel, TunnelIndex};
 use crate::frame::Frame;
 use crate::plan::{ForeignReach, HostOrdinal, PeerId, PresharedKey, PublicKey, Reach, Vni, vtep_address};
 use crate::snapshot::{Lanes, Policy};
@@ -119,9 +119,9 @@ impl Peers {
 impl Peer {
     fn new(lane: &Lane, id: PeerId, planned: &ForeignReach, ordinal: HostOrdinal, now: Instant) -> Self {
         let preshared_key = planned.preshared_key.as_ref();
-        let tunnel = BoringTunnel::new(
+        let tunnel = NoiseTunnel::new(
             lane,
-            id,
+            TunnelIndex::from_low_bits(id.0),
             &planned.public_key,
             preshared_key,
             planned.keepalive,

@@ -13,7 +13,7 @@ use tidegate_stack::plan::{PeerId, Plan, PortId, PrivateKey};
 use tidegate_stack::shard::{Datagrams, Shard, ShardConfig};
 use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::time::Instant;
-use tidegate_stack::wireguard::PlainTunnel;
+use tidegate_stack::wireguard::{PlainTunnel, TunnelIndex};
 
 /// A host of the site.
 pub(crate) struct Host {
@@ -68,7 +68,7 @@ impl Host {
 
     /// Takes the cipher out of the tunnel to the only peer.
     pub(crate) fn lay_open(&mut self) {
-        let tunnel = PlainTunnel::new(PeerId(1), PeerId(1));
+        let tunnel = PlainTunnel::new(TunnelIndex::from_low_bits(1), TunnelIndex::from_low_bits(1));
         assert!(self.shard.set_tunnel(PeerId(1), Box::new(tunnel)));
     }
 

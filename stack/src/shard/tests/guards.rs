@@ -3,7 +3,7 @@
 use super::*;
 use crate::overlay::Neighbours;
 use crate::responder::icmp::{self, IcmpError};
-use crate::wireguard::{BoringTunnel, Lane};
+use crate::wireguard::{Lane, NoiseTunnel, TunnelIndex, WAITING_FOR_SESSION};
 
 const SECOND_ON_1: [u8; 4] = [172, 19, 1, 3];
 
@@ -26,7 +26,14 @@ impl Host {
     /// Takes the session with the peer away.
     fn lose_session(&mut self) {
         let lane = Lane::new(&key(1), now());
-        let tunnel = BoringTunnel::new(&lane, PeerId(1), &key(2).public_key(), None, None, now());
+        let tunnel = NoiseTunnel::new(
+            &lane,
+            TunnelIndex::from_low_bits(1),
+            &key(2).public_key(),
+            None,
+            None,
+            now(),
+        );
         self.shard.peers.get_mut(PeerId(1)).unwrap().tunnel = Box::new(tunnel);
     }
 }
@@ -140,6 +147,24 @@ fn what_waits_for_a_session_that_never_comes_is_given_up() {
     assert_eq!(passed(&mut first, 89), 1);
     assert_eq!(passed(&mut first, 90), 0);
     assert_eq!(first.drops(DropReason::NoSession), 1);
+}
+
+#[test]
+fn what_waits_for_a_session_is_bounded() {
+    let (mut first, mut second) = pair();
+    let packet = udp(WEB_ON_1, WEB_ON_2, b"?");
+    first.send(&packet, Offload::NONE);
+    settle(&mut first, &mut second);
+    first.lose_session();
+    for _ in 0..WAITING_FOR_SESSION + 100 {
+        first.send(&packet, Offload::NONE);
+    }
+    assert_eq!(first.drops(DropReason::NoSession), 100);
+    assert_eq!(first.shard.report().frames_in_use, WAITING_FOR_SESSION as u64);
+    assert_eq!(first.out.datagrams.len(), 1, "one initiation");
+    settle(&mut first, &mut second);
+    let received = second.shard.report().peers[0].traffic.received_packets;
+    assert_eq!(received, 1 + WAITING_FOR_SESSION as u64);
 }
 
 #[test]
