@@ -25,13 +25,13 @@ use crate::time::Instant;
 use ring::rand::{SecureRandom, SystemRandom};
 use std::net::SocketAddr;
 
-/// Initiations answered without a cookie: a whole site of 254 hosts may start at once; at about 0.3 ms each, strangers
-/// get 8 % of a core at most.
+/// Initiations read without a cookie: a whole site of 254 hosts may start at once. One costs about 0.2 ms, so strangers
+/// get 5 % of a core at most. (An answer costs as much again, but only a peer gets one, and a peer is limited too.)
 const STRANGERS: Rate = Rate {
     per_second: 256,
     burst: 256,
 };
-/// Initiations answered with a cookie: somebody with very many real addresses gets a third of a core at most.
+/// Initiations read with a cookie: somebody with very many real addresses gets a fifth of a core at most.
 const PROVEN: Rate = Rate {
     per_second: 1024,
     burst: 256,

@@ -3,7 +3,9 @@
 use super::*;
 use crate::overlay::Neighbours;
 use crate::responder::icmp::{self, IcmpError};
-use crate::wireguard::{Lane, NoiseTunnel, TunnelIndex, WAITING_FOR_SESSION};
+use crate::wireguard::{
+    COOKIE_REPLY_LENGTH, INITIATION_LENGTH, Lane, NoiseTunnel, Tunnel, TunnelIndex, WAITING_FOR_SESSION,
+};
 
 const SECOND_ON_1: [u8; 4] = [172, 19, 1, 3];
 
@@ -25,11 +27,15 @@ impl Host {
 
     /// Takes the session with the peer away.
     fn lose_session(&mut self) {
-        let lane = Lane::new(&key(1), now());
+        self.lose_session_of(1, 2);
+    }
+
+    fn lose_session_of(&mut self, own: u8, other: u8) {
+        let lane = Lane::new(&key(own), now());
         let tunnel = NoiseTunnel::new(
             &lane,
             TunnelIndex::from_low_bits(1),
-            &key(2).public_key(),
+            &key(other).public_key(),
             None,
             None,
             now(),
@@ -165,6 +171,40 @@ fn what_waits_for_a_session_is_bounded() {
     settle(&mut first, &mut second);
     let received = second.shard.report().peers[0].traffic.received_packets;
     assert_eq!(received, 1 + WAITING_FOR_SESSION as u64);
+}
+
+#[test]
+fn a_flood_of_handshakes_is_counted_and_what_is_established_goes_on() {
+    let (mut first, mut second) = pair();
+    let stranger = Lane::new(&key(9), now());
+    let index = TunnelIndex::from_low_bits(1);
+    let mut forged = [0; INITIATION_LENGTH];
+    NoiseTunnel::new(&stranger, index, &key(1).public_key(), None, None, now()).initiate(&mut forged, now());
+    for _ in 0..1000 {
+        let flood = Datagrams {
+            lane: 0,
+            source: underlay(66),
+            ecn: Ecn::NotCapable,
+            stride: forged.len(),
+            bytes: &forged,
+        };
+        first.shard.handle_lane(flood, now(), &mut first.out);
+    }
+    assert_eq!(first.drops(DropReason::UnknownKey), 5);
+    assert_eq!(first.drops(DropReason::HandshakeFlood), 995);
+    let cookies = std::mem::take(&mut first.out.datagrams);
+    assert_eq!(cookies.len(), 995);
+    assert!(
+        cookies
+            .iter()
+            .all(|(route, bytes)| route.endpoint == underlay(66) && bytes.len() == COOKIE_REPLY_LENGTH),
+        "less is sent than came"
+    );
+    // Meanwhile: what is established, and a peer that begins anew.
+    second.lose_session_of(2, 1);
+    second.send(&udp(WEB_ON_2, WEB_ON_1, b"?"), Offload::NONE);
+    settle(&mut first, &mut second);
+    assert_eq!(first.out.delivered.len(), 1);
 }
 
 #[test]
