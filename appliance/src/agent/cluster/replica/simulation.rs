@@ -615,7 +615,7 @@ fn whatever_befalls_a_site_its_hosts_come_to_know_the_same_once_left_in_peace() 
             .unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
         return;
     }
-    let seeds = number("TIDEGATE_SEEDS").unwrap_or(300);
+    let seeds = number("TIDEGATE_SEEDS").unwrap_or(100);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     std::thread::scope(|scope| {
         for thread in 0..threads {
