@@ -182,7 +182,7 @@ fn a_flood_of_handshakes_is_counted_and_what_is_established_goes_on() {
     NoiseTunnel::new(&stranger, index, &key(1).public_key(), None, None, now()).initiate(&mut forged, now());
     for _ in 0..1000 {
         let flood = Datagrams {
-            lane: 0,
+            lane: LaneKind::Foreign,
             source: underlay(66),
             ecn: Ecn::NotCapable,
             stride: forged.len(),
