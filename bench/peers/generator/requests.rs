@@ -1,7 +1,8 @@
 //! A request, its response, the next request: how long that takes.
 //!
-//! One request is outstanding at a time and the next one follows at once, so that the rate is the latency's inverse
-//! and a slow answer is never hidden behind others.
+//! One request is outstanding at a time. The next one follows at once, so that the rate is the latency's inverse, or
+//! not before an interval has passed since the former: the many quick answers of a moment in which a bulk stream beside
+//! pauses would otherwise outweigh the slow ones.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -34,6 +35,9 @@ pub(crate) struct Ask {
     /// How long.
     #[arg(long)]
     seconds: u32,
+    /// Microseconds from one request to the next, at least.
+    #[arg(long)]
+    interval: u64,
 }
 
 /// What the asking end says.
@@ -102,6 +106,7 @@ impl Ask {
         let mut lost = 0;
         let began = Instant::now();
         let end = Duration::from_secs(self.seconds.into());
+        let interval = Duration::from_micros(self.interval);
         for number in numbers {
             let asked = Instant::now();
             if way.exchange(number)? {
@@ -111,6 +116,10 @@ impl Ask {
             }
             if began.elapsed() >= end {
                 break;
+            }
+            let early = interval.saturating_sub(asked.elapsed());
+            if !early.is_zero() {
+                thread::sleep(early);
             }
         }
         Ok(Requests {

@@ -12,6 +12,8 @@ use crate::account::Account;
 use crate::contestant::Contestant;
 use crate::generator::{Answered, Protocol, Requests};
 
+/// From one request to the next beside a bulk stream, at least.
+const INTERVAL: Duration = Duration::from_millis(1);
 /// The bulk stream runs so long before the first request and after the last one.
 const MARGIN: u32 = 1;
 
@@ -24,7 +26,7 @@ pub(crate) struct Latency {
     pub(crate) p99_microseconds: f64,
     /// Requests without an answer within a second.
     pub(crate) lost: u64,
-    /// Answers a second; one request is outstanding at a time.
+    /// Answers a second, of one request at a time.
     pub(crate) per_second: f64,
     /// CPU microseconds of everything that took part, per answer; `None` beside a bulk stream, which costs more.
     pub(crate) cpu_microseconds_each: Option<f64>,
@@ -40,7 +42,7 @@ pub(super) fn idle(
     seconds: u32,
 ) -> Result<Latency> {
     let before = account.used()?;
-    let seen = ask(contestant, account, protocol, seconds)?;
+    let seen = ask(contestant, account, protocol, Duration::ZERO, seconds)?;
     let used = account.used()?.saturating_sub(before);
     Ok(Latency {
         cpu_microseconds_each: Some(used.as_secs_f64() * 1e6 / seen.answered as f64),
@@ -57,17 +59,27 @@ pub(super) fn loaded(
 ) -> Result<Latency> {
     let bulk = throughput::Bulk::start(contestant, account, seconds + 2 * MARGIN)?;
     thread::sleep(Duration::from_secs(MARGIN.into()));
-    let seen = ask(contestant, account, protocol, seconds)?;
+    let seen = ask(contestant, account, protocol, INTERVAL, seconds)?;
     Ok(Latency {
         bulk_gigabits_per_second: Some(bulk.finish()?),
         ..latency(&seen)
     })
 }
 
-fn ask(contestant: &dyn Contestant, account: &Account, protocol: Protocol, seconds: u32) -> Result<Requests> {
+fn ask(
+    contestant: &dyn Contestant,
+    account: &Account,
+    protocol: Protocol,
+    interval: Duration,
+    seconds: u32,
+) -> Result<Requests> {
     let ends = contestant.ends()?;
     let address = format!("{}:{PORT}", ends.server_address);
-    let (word, seconds) = (protocol.to_string().to_lowercase(), seconds.to_string());
+    let (word, interval, seconds) = (
+        protocol.to_string().to_lowercase(),
+        interval.as_micros().to_string(),
+        seconds.to_string(),
+    );
     let answering = Serving::start(
         account,
         &ends.server,
@@ -79,6 +91,8 @@ fn ask(contestant: &dyn Contestant, account: &Account, protocol: Protocol, secon
         &address,
         "--protocol",
         &word,
+        "--interval",
+        &interval,
         "--seconds",
         &seconds,
     ];
