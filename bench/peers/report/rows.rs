@@ -249,3 +249,79 @@ fn line(name: &str, measured: Option<f64>, required: &Required) -> String {
         if held { "ok" } else { "short" }
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contestant::Reach;
+    use crate::measure::Measured;
+    use crate::report::Sample;
+
+    fn first_pings(times: &[f64]) -> Report {
+        let mut report = Report::of_this_machine();
+        for (round, milliseconds) in (1..).zip(times) {
+            report.samples.push(Sample {
+                contestant: OURS.to_owned(),
+                reach: Reach::CrossHost,
+                condition: Condition {
+                    offloads: Offloads::On,
+                    load: Load::FirstPing,
+                },
+                round,
+                measured: Measured::FirstPing {
+                    milliseconds: *milliseconds,
+                },
+            });
+        }
+        report
+    }
+
+    #[test]
+    fn a_row_is_of_the_median_and_what_was_not_measured_is_short() {
+        let check = |times: &[f64]| first_pings(times).check(Row::FirstPing);
+        assert_eq!(check(&[9.0, 5.0, 7.0]), ["first-ping/milliseconds 7.00 - ok"]);
+        assert_eq!(check(&[9.0, 5.0]), ["first-ping/milliseconds 7.00 - ok"]);
+        assert_eq!(check(&[]), ["first-ping/milliseconds - - short"]);
+    }
+
+    #[test]
+    fn a_line_says_whether_the_bound_holds() {
+        assert_eq!(line("row", Some(1.8), &AtLeast(1.8)), "row 1.80 >=1.8 ok");
+        assert_eq!(line("row", Some(1.7), &AtLeast(1.8)), "row 1.70 >=1.8 short");
+        assert_eq!(line("row", Some(0.5), &AtMost(0.33)), "row 0.50 <=0.33 short");
+        assert_eq!(line("row", None, &AtMost(0.33)), "row - <=0.33 short");
+    }
+
+    #[test]
+    fn a_report_that_was_written_is_read_back_the_same() {
+        let report = first_pings(&[3.0]);
+        let text = serde_json::to_string(&report).unwrap();
+        let read: Report = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.tables(), report.tables());
+    }
+
+    #[test]
+    fn every_row_needs_something_that_is_measured() {
+        for row in Row::value_variants() {
+            let needed = [
+                Load::Streams(1),
+                Load::Datagrams(64),
+                Load::Datagrams(1300),
+                Load::IdleRequests(Protocol::Udp),
+                Load::LoadedRequests(Protocol::Tcp),
+                Load::Connections(16),
+                Load::FirstPing,
+            ]
+            .into_iter()
+            .filter(|load| {
+                [Offloads::On, Offloads::Off].into_iter().any(|offloads| {
+                    row.needs(Condition {
+                        offloads,
+                        load: *load,
+                    })
+                })
+            });
+            assert_eq!(needed.count(), 1, "{row:?}");
+        }
+    }
+}
