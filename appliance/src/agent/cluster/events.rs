@@ -275,3 +275,21 @@ impl Events {
         times == 1 || routine
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_bounded_and_repeated_ones_are_counted() {
+        let mut events = Events::default();
+        for number in 0..300_u64 {
+            let kind = SiteEventKind::Overtaken { boot: number };
+            assert!(events.add(kind, SystemTime::UNIX_EPOCH));
+        }
+        assert_eq!((events.kept.len(), events.lost), (MAX_EVENTS, 44));
+        assert!(!events.add(SiteEventKind::Overtaken { boot: 100 }, SystemTime::UNIX_EPOCH));
+        assert_eq!((events.kept.len(), events.lost), (MAX_EVENTS, 44));
+        assert_eq!(events.kept.back().map(|event| event.times), Some(2));
+    }
+}

@@ -150,6 +150,7 @@ async fn three_hosts_know_each_other_and_hear_of_changes_at_once() {
     }
     println!("a change was known everywhere after {:?}", began.elapsed());
     let view = a.view();
+    assert_eq!(view.events_lost, 0);
     assert!(
         view.hosts
             .iter()
@@ -538,4 +539,47 @@ fn an_authority_goes_on_after_it_was_saved_and_loaded() {
         .err()
         .unwrap();
     assert!(error.to_string().contains("/nowhere/site-ca.pem"), "{error:#}");
+}
+
+/// The commands of the documentation, as they stand there.
+fn documented_commands() -> Vec<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let text = std::fs::read_to_string(file).unwrap();
+    let section = text
+        .split("\n## ")
+        .find(|section| section.starts_with("Certificates of a site"));
+    section
+        .unwrap()
+        .split("```sh\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test]
+async fn certificates_made_as_the_documentation_says_are_good() {
+    if std::process::Command::new("openssl")
+        .arg("version")
+        .output()
+        .is_err()
+    {
+        println!("skipped: openssl isn't installed");
+        return;
+    }
+    let ground = Ground::new("openssl");
+    let [authority, host] = documented_commands().try_into().unwrap();
+    for commands in [authority, host.clone(), host.replace("edge-1", "edge-2")] {
+        let made = std::process::Command::new("sh")
+            .args(["-ec", &commands])
+            .current_dir(&ground.folder)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    let (one, mut other) = (ground.config("edge-1"), ground.config("edge-2"));
+    knows(&mut other, &one);
+    let _one = start(&one, 1).await;
+    let mut other = start(&other, 2).await;
+    until(&mut other, "they are connected", |view| names(view) == ["edge-1"]).await;
 }
