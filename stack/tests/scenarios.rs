@@ -13,6 +13,7 @@ use smoltcp::iface::SocketHandle;
 use std::time::Duration;
 use tidegate_stack::drop::DropReason;
 use tidegate_stack::frame::{Offload, Segmentation};
+use tidegate_stack::plan::Reach;
 use tidegate_stack::time::Instant;
 
 const PORT: u16 = 80;

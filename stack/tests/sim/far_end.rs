@@ -8,6 +8,7 @@ use mock_instant::MockClock;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use tidegate_stack::drop::DropReason;
+use tidegate_stack::egress::LaneKind;
 use tidegate_stack::plan::{PeerId, Vni};
 use tidegate_stack::shard::Datagrams;
 use tidegate_stack::stats::Report;
@@ -92,7 +93,7 @@ impl FarEnd {
     /// Gives the host a datagram, as its socket would.
     pub(crate) fn arrive(&mut self, bytes: &[u8]) {
         let datagrams = Datagrams {
-            lane: 0,
+            lane: LaneKind::Foreign,
             source: self.site.address(1),
             ecn: Ecn::NotCapable,
             stride: bytes.len().max(1),
