@@ -205,4 +205,10 @@ impl Tunnel for BoringTunnel {
         let (_, _, _, _, milliseconds) = self.tunn.stats();
         milliseconds.map(|milliseconds| Duration::from_millis(u64::from(milliseconds)))
     }
+    fn loss_permille(&self) -> Option<u16> {
+        self.ready.then(|| {
+            let (_, _, _, loss, _) = self.tunn.stats();
+            (loss.clamp(0.0, 1.0) * 1000.0) as u16
+        })
+    }
 }

@@ -18,14 +18,16 @@ mod lane;
 mod message;
 mod peers;
 mod plain;
+mod tunnels;
 
 pub use boring::BoringTunnel;
 pub use lane::{Admission, Lane};
 pub use message::{
     COOKIE_REPLY_LENGTH, DATA_OVERHEAD, INITIATION_LENGTH, Message, RESPONSE_LENGTH, ReceiverIndex,
 };
-pub use peers::{Peer, Peers, WAITING_FOR_SESSION};
+pub use peers::{Chosen, Installed, Peers, WAITING_FOR_SESSION};
 pub use plain::PlainTunnel;
+pub use tunnels::{TunnelEntry, TunnelPlace};
 
 use crate::drop::DropReason;
 use crate::time::Instant;
@@ -113,6 +115,12 @@ pub trait Tunnel: Send {
 
     /// Round trip of the last handshake that this end began.
     fn rtt(&self) -> Option<Duration>;
+
+    /// Datagrams of the session in use that never arrived here, of 1000; `None` without a session, or when nobody
+    /// counts.
+    fn loss_permille(&self) -> Option<u16> {
+        None
+    }
 }
 
 #[cfg(test)]

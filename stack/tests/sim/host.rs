@@ -69,7 +69,10 @@ impl Host {
     /// Takes the cipher out of the tunnel to the only peer.
     pub(crate) fn lay_open(&mut self) {
         let tunnel = PlainTunnel::new(PeerId(1), PeerId(1));
-        assert!(self.shard.set_tunnel(PeerId(1), Box::new(tunnel)));
+        assert!(
+            self.shard
+                .set_tunnel(PeerId(1), 1, Box::new(tunnel), Instant::ZERO)
+        );
     }
 
     /// Puts another plan in force.

@@ -27,7 +27,7 @@ impl Host {
     fn lose_session(&mut self) {
         let lane = Lane::new(&key(1), now());
         let tunnel = BoringTunnel::new(&lane, PeerId(1), &key(2).public_key(), None, None, now());
-        self.shard.peers.get_mut(PeerId(1)).unwrap().tunnel = Box::new(tunnel);
+        assert!(self.shard.set_tunnel(PeerId(1), 1, Box::new(tunnel), now()));
     }
 }
 
