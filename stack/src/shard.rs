@@ -1,13 +1,19 @@
 //! One core's whole dataplane: run to completion, nothing shared.
 //!
 //! The walk of a packet, in the order of the files:
-//! 1. [`Shard::handle_port`] (`from_port`): parse → the source must be the port's own → flow, or judge → hop limit →
-//!    size → next hop: another port, or
-//! 2. `to_tunnel`: neighbour's MAC → session → cut → VXLAN → seal into the socket's buffer.
+//! 1. [`Shard::handle_port`] (`from_port`): parse → the source must be the port's own → flow, or judge → is this the
+//!    flow's home, else hand the packet over, as it came → hop limit → size → next hop: another port, or
+//! 2. `to_tunnel`: neighbour's MAC → the tunnel with the home's lane, and its session → cut → VXLAN → seal into the
+//!    socket's buffer.
 //! 3. [`Shard::handle_lane`] (`from_lane`): which tunnel → open → VXLAN off → is the peer a member, is the source in
 //!    its block → flow, or judge → glue.
+//!    A sender chooses the lane by the flow's home: what came by one is never handed over.
 //! 4. [`Shard::flush`]: what was glued goes to its ports.
 //! 5. `answers`: what the appliance says by itself.
+//!
+//! What another shard read comes by [`Shard::handle_handover`], and goes the way of 1. A flow is kept where its home is,
+//! one with a foreign peer on shard 0, which has the foreign lane: so what is to be sealed is never handed over. A packet
+//! that is denied or answered is so by the shard that read it.
 //!
 //! The verbs are called by a worker (devices and sockets) or by a simulation (links).
 

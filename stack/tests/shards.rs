@@ -1,8 +1,6 @@
 //! Hosts of several shards: flows have homes, packets are handed over to them, and one datapath takes over from another.
 //! `cargo test -p tidegate-stack --features simulation`.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at what it didn't expect")]
-
 mod sim;
 
 use sim::link::Conditions;
@@ -301,6 +299,34 @@ fn instances_of_a_host_meet_on_the_home_of_their_flow() {
         .collect();
     assert_eq!(flows.iter().sum::<u64>(), 32);
     assert!(flows.iter().all(|flows| *flows > 0), "{flows:?}");
+}
+
+#[test]
+fn flows_with_a_foreign_peer_live_where_its_lane_is() {
+    let site = Site {
+        shape: Shape::Foreign([2, 1]),
+        ..Site::default()
+    };
+    let mut world = World::with(site, Conditions::default());
+    let (there, back) = (world.between(H1, H2, false), world.between(H2, H1, false));
+    for at in [H1, H2] {
+        world.instance(at).deaf = true;
+    }
+    for flow in 0..16_u16 {
+        world.send(H1, there.udp((4000 + flow, 9), &flow.to_be_bytes()));
+        world.send(H2, back.udp((9, 4000 + flow), &flow.to_be_bytes()));
+    }
+    for at in [H1, H2] {
+        assert_eq!(arrived(&world.received(at)), (0..16).collect::<Vec<_>>());
+    }
+    let reports: Vec<_> = world.host(0).datapaths[0]
+        .shards
+        .iter()
+        .map(|shard| shard.report())
+        .collect();
+    assert_eq!((reports[0].flows, reports[1].flows), (16, 0));
+    assert_eq!((reports[0].peers.len(), reports[1].peers.len()), (1, 0));
+    assert_eq!(world.all_drops(0), []);
 }
 
 #[test]

@@ -365,28 +365,24 @@ impl Peers {
     /// There is no such peer, or no lane of it is known.
     pub fn choose(&mut self, id: PeerId, home: u32, now: Instant) -> Result<Chosen, DropReason> {
         let peer = self.peers.get(&id).ok_or(DropReason::NoPeer)?;
-        let newest = peer.generations.first().ok_or(DropReason::NoEndpoint)?;
-        let newest = newest.lane_of(home);
-        let found = |tunnel: Option<TunnelPlace>| {
-            tunnel.filter(|place| {
-                self.tunnels
-                    .get(*place)
-                    .is_some_and(|entry| entry.tunnel.is_ready())
-            })
+        let (newest, older) = peer.generations.split_first().ok_or(DropReason::NoEndpoint)?;
+        let ready = |generation: &Generation| {
+            let place = generation.lanes.get(generation.lane_of(home))?.tunnel?;
+            self.tunnels.get(place)?.tunnel.is_ready().then_some(place)
         };
-        let ready = found(peer.generations.first().and_then(|g| g.lanes.get(newest)?.tunnel));
-        if ready.is_some() {
-            return Ok(Chosen { ready, begin: None });
+        let of_newest = ready(newest);
+        if of_newest.is_some() {
+            return Ok(Chosen {
+                ready: of_newest,
+                begin: None,
+            });
         }
-        let older = peer.generations.iter().skip(1);
-        let ready = older
-            .filter_map(|generation| found(generation.lanes.get(generation.lane_of(home))?.tunnel))
-            .next();
         let address = RemoteAddress {
             peer: id,
             generation: 0,
-            lane: newest,
+            lane: newest.lane_of(home),
         };
+        let ready = older.iter().find_map(ready);
         let begin = self.tunnel_with(address, now);
         Ok(Chosen { ready, begin })
     }

@@ -14,7 +14,7 @@ use tidegate_stack::shard::Datagrams;
 use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::stats::{DropReport, Report};
 use tidegate_stack::time::Instant;
-use tidegate_stack::wire::Headers;
+use tidegate_stack::wire::{Ecn, Headers};
 use tidegate_stack::wireguard::PlainTunnel;
 
 /// A socket of a host.
@@ -250,10 +250,11 @@ fn ends(packet: &Packet) -> Option<Ends> {
     Some(ends)
 }
 
+/// Where a datagram came from, the mark that it carried, and itself.
+pub(crate) type Datagram = (SocketAddr, Ecn, Vec<u8>);
+
 /// Groups datagrams as UDP GRO does: equal lengths in a run, the last may be shorter.
-pub(crate) fn runs(
-    datagrams: &[(SocketAddr, tidegate_stack::wire::Ecn, Vec<u8>)],
-) -> Vec<std::ops::Range<usize>> {
+pub(crate) fn runs(datagrams: &[Datagram]) -> Vec<std::ops::Range<usize>> {
     let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
     for (index, (source, ecn, bytes)) in datagrams.iter().enumerate() {
         if let Some(run) = runs.last_mut() {

@@ -18,21 +18,21 @@ pub(crate) enum Underlay {
 /// What the hosts are to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
-    /// Foreign peers of one shard each.
-    Foreign,
+    /// Foreign peers, of so many shards.
+    Foreign([u8; 2]),
     /// Hosts of one site, of so many shards.
     Shards([u8; 2]),
 }
 
 thread_local! {
-    static SHAPE: Cell<Shape> = const { Cell::new(Shape::Foreign) };
+    static SHAPE: Cell<Shape> = const { Cell::new(Shape::Foreign([1, 1])) };
 }
 
 /// Runs a story in sites of a shape: [`Site::default`] has it from then on, on this thread.
 pub(crate) fn shaped(shape: Shape, story: impl FnOnce()) {
     SHAPE.set(shape);
     story();
-    SHAPE.set(Shape::Foreign);
+    SHAPE.set(Shape::Foreign([1, 1]));
 }
 
 /// The datapath starts of a host that its peers have been told of.
@@ -100,8 +100,7 @@ impl Site {
     /// Shards of a host.
     pub(crate) fn shards(&self, host: usize) -> u8 {
         match self.shape {
-            Shape::Foreign => 1,
-            Shape::Shards(shards) => shards[host],
+            Shape::Foreign(shards) | Shape::Shards(shards) => shards[host],
         }
     }
 
@@ -113,7 +112,7 @@ impl Site {
     }
 
     fn reach(&self, host: usize) -> Reach {
-        if self.shape == Shape::Foreign {
+        if let Shape::Foreign(_) = self.shape {
             return Reach::Foreign(ForeignReach {
                 public_key: key(host).public_key(),
                 preshared_key: None,

@@ -2,7 +2,7 @@
 
 macro_rules! in_every_shape {
     ($($story:ident,)+) => {
-        in_shape! { between_foreign_peers, Shape::Foreign => $($story,)+ }
+        in_shape! { between_foreign_peers, Shape::Foreign([1, 1]) => $($story,)+ }
         in_shape! { with_one_shard, Shape::Shards([1, 1]) => $($story,)+ }
         in_shape! { with_two_shards, Shape::Shards([2, 2]) => $($story,)+ }
         in_shape! { with_two_and_three_shards, Shape::Shards([2, 3]) => $($story,)+ }

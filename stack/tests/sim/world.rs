@@ -1,6 +1,6 @@
 //! The clock, the hosts, and what is on its way between them.
 
-use super::host::{Host, Socket, runs};
+use super::host::{Datagram, Host, Socket, runs};
 use super::instance::Instance;
 use super::link::{Conditions, Link, Tally};
 use super::packets::{Crafted, Packet};
@@ -45,7 +45,7 @@ pub(crate) struct World {
 struct Arrival {
     host: usize,
     socket: Socket,
-    datagram: (SocketAddr, Ecn, Vec<u8>),
+    datagram: Datagram,
 }
 
 impl World {
@@ -161,7 +161,7 @@ impl World {
 
     fn tell(&mut self, host: usize, told: Told) {
         self.site.told[host] = told;
-        if self.site.shape != Shape::Foreign {
+        if let Shape::Shards(_) = self.site.shape {
             self.change_plan(1 - host, |_| {});
         }
     }
@@ -306,7 +306,7 @@ impl World {
 
     /// Gives the hosts what has arrived, in the runs that UDP GRO would make of it.
     fn arrive(&mut self) {
-        let mut arrived: BTreeMap<(usize, Socket), Vec<(SocketAddr, Ecn, Vec<u8>)>> = BTreeMap::new();
+        let mut arrived: BTreeMap<(usize, Socket), Vec<Datagram>> = BTreeMap::new();
         while let Some(entry) = self.on_the_way.first_entry()
             && entry.key().0 <= self.now
         {
