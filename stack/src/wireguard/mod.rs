@@ -24,6 +24,7 @@ mod plain;
 mod replay;
 mod session;
 mod timers;
+mod tunnels;
 
 pub use lane::{Admission, Lane};
 pub use message::{
@@ -31,8 +32,9 @@ pub use message::{
     TunnelIndex,
 };
 pub use noise::NoiseTunnel;
-pub use peers::{Peer, Peers, WAITING_FOR_SESSION};
+pub use peers::{Chosen, Installed, Peers, WAITING_FOR_SESSION};
 pub use plain::PlainTunnel;
+pub use tunnels::{TunnelEntry, TunnelPlace};
 
 use crate::drop::DropReason;
 use crate::time::Instant;
@@ -119,6 +121,12 @@ pub trait Tunnel: Send {
 
     /// Round trip of the last handshake that this end began.
     fn rtt(&self) -> Option<Duration>;
+
+    /// Datagrams of the session in use that never arrived here, of 1000; `None` without a session, or when nobody
+    /// counts.
+    fn loss_permille(&self) -> Option<u16> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -332,6 +332,10 @@ impl Tunnel for NoiseTunnel {
     fn rtt(&self) -> Option<Duration> {
         self.rtt
     }
+
+    fn loss_permille(&self) -> Option<u16> {
+        self.current.as_ref()?.loss_permille()
+    }
 }
 
 fn new_session(

@@ -11,6 +11,8 @@ const BITS: u64 = WORDS as u64 * WORD;
 pub(super) struct ReplayWindow {
     /// One more than the greatest counter seen.
     next: u64,
+    /// How many were taken.
+    taken: u64,
     seen: [u64; WORDS],
 }
 
@@ -18,6 +20,7 @@ impl Default for ReplayWindow {
     fn default() -> Self {
         Self {
             next: 0,
+            taken: 0,
             seen: [0; WORDS],
         }
     }
@@ -43,6 +46,13 @@ impl ReplayWindow {
             self.next = counter + 1;
         }
         self.seen[place(counter)] |= bit(counter);
+        self.taken += 1;
+    }
+
+    /// Of 1000 counters up to the greatest one, how many never came; `None` before the first.
+    pub(super) fn missing_permille(&self) -> Option<u16> {
+        let missing = u128::from(self.next.saturating_sub(self.taken)) * 1000;
+        u16::try_from(missing.checked_div(u128::from(self.next))?).ok()
     }
 }
 

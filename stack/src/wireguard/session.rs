@@ -127,6 +127,11 @@ impl Session {
         Ok(plaintext.len())
     }
 
+    /// Of 1000 datagrams that the far end sent, how many didn't arrive, as far as gaps in their counters tell.
+    pub(super) fn loss_permille(&self) -> Option<u16> {
+        self.replay.missing_permille()
+    }
+
     /// Goes on from another counter.
     #[cfg(test)]
     pub(super) fn count_from(&mut self, counter: u64) {

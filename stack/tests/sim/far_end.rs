@@ -1,6 +1,6 @@
 //! One real host, and a peer whose every word is made by hand: a kernel's VTEP, or an attacker with a valid key.
 
-use super::host::Host;
+use super::host::{Host, Socket};
 use super::instance::Instance;
 use super::plans::{Site, key};
 use etherparse::PacketBuilder;
@@ -8,6 +8,7 @@ use mock_instant::MockClock;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use tidegate_stack::drop::DropReason;
+use tidegate_stack::egress::LaneKind;
 use tidegate_stack::plan::Vni;
 use tidegate_stack::shard::Datagrams;
 use tidegate_stack::stats::Report;
@@ -68,7 +69,7 @@ impl FarEnd {
     }
 
     pub(crate) fn report(&self) -> Report {
-        self.host.shard.report()
+        self.host.report()
     }
 
     pub(crate) fn drops(&self, reason: DropReason) -> u64 {
@@ -100,13 +101,18 @@ impl FarEnd {
     /// Gives the host a datagram, as its socket would.
     pub(crate) fn arrive(&mut self, bytes: &[u8]) {
         let datagrams = Datagrams {
-            lane: 0,
+            lane: LaneKind::Foreign,
             source: self.site.address(1),
             ecn: Ecn::NotCapable,
             stride: bytes.len().max(1),
             bytes,
         };
-        self.host.handle_lane(datagrams, self.now);
+        let socket = Socket {
+            generation: 1,
+            shard: 0,
+            lane: LaneKind::Foreign,
+        };
+        self.host.handle_lane(socket, datagrams, self.now);
         self.host.flush(self.now);
     }
 
@@ -138,7 +144,7 @@ impl FarEnd {
     pub(crate) fn hear(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         self.host.settle(self.now);
-        while let Some((_, datagram)) = self.host.transmitted() {
+        while let Some((.., datagram)) = self.host.transmitted() {
             let mut out = vec![0; 2048];
             match Message::classify(&datagram).unwrap() {
                 Message::Data { .. } => match self.tunnel.open(&datagram, &mut out, self.now) {

@@ -6,6 +6,7 @@
 #![expect(dead_code, reason = "every test crate uses its own part of the simulation")]
 #![expect(clippy::unwrap_used, reason = "a test ends at what it didn't expect")]
 
+pub(crate) mod datapath;
 pub(crate) mod far_end;
 pub(crate) mod host;
 pub(crate) mod instance;

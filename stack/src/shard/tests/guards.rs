@@ -32,15 +32,9 @@ impl Host {
 
     fn lose_session_of(&mut self, own: u8, other: u8) {
         let lane = Lane::new(&key(own), now());
-        let tunnel = NoiseTunnel::new(
-            &lane,
-            TunnelIndex::from_low_bits(1),
-            &key(other).public_key(),
-            None,
-            None,
-            now(),
-        );
-        self.shard.peers.get_mut(PeerId(1)).unwrap().tunnel = Box::new(tunnel);
+        let number = TunnelIndex::from_low_bits(1);
+        let tunnel = NoiseTunnel::new(&lane, number, &key(other).public_key(), None, None, now());
+        assert!(self.shard.set_tunnel(PeerId(1), number, Box::new(tunnel), now()));
     }
 }
 
