@@ -2,6 +2,7 @@
 
 use super::bed::{self, Bed};
 use super::control::{Control, Start};
+use super::{configurations, shards};
 use crate::seam::{
     self, BootId, Event, FromDatapath, LaneFeatures, LaneSockets, PlanDigest, ToDatapath, envelope,
 };
@@ -9,6 +10,7 @@ use crate::sys::seqpacket::{Connection, Listener};
 use crate::sys::signal::Terminations;
 use crate::sys::{lane_socket, memfd, netns};
 use rustix::process::Pid;
+use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZeroU8;
@@ -575,6 +577,55 @@ fn a_datapath_that_stands_by_delivers_and_reads_no_port_until_it_is_told_and_non
         assert_eq!(hears(&one, 200), None, "a successor reads the port");
         one.send_to(&[4], two.local_addr().unwrap()).unwrap();
         assert_eq!(hears(&two, 5000), Some(4), "the lanes go on");
+    }
+}
+
+#[test]
+fn a_device_that_is_gone_is_told_once_though_every_shard_finds_it_out() {
+    if !bed::is_root() {
+        return;
+    }
+    let shape = Shape {
+        shards: 2,
+        queues: 2,
+        ..USUAL
+    };
+    let mut site = Site::start("gone", shape);
+    site.install(1, false);
+    drop(site.beds.remove(1));
+    let agent = &site.hosts[1].1;
+    let told = agent.receive().unwrap().unwrap();
+    let gone = FromDatapath::Event {
+        event: Event::PortGone { port: PortId(4) },
+    };
+    assert_eq!(serde_json::from_slice::<FromDatapath>(&told.bytes).unwrap(), gone);
+    std::thread::sleep(Duration::from_millis(200));
+    let (answer, _) = ask(agent, &ToDatapath::Report, &[]);
+    assert!(matches!(answer, FromDatapath::Report { .. }), "{answer:?}");
+}
+
+#[test]
+fn the_host_document_says_how_many_shards_there_are_and_without_it_each_core_has_one() {
+    assert_eq!(shards(&tidegate_fixtures::host("full")).get(), 64);
+    let cores = std::thread::available_parallelism().unwrap().get().min(64);
+    for undecided in [tidegate_fixtures::host("minimal"), PathBuf::from("/nowhere")] {
+        assert_eq!(usize::from(shards(&undecided).get()), cores);
+    }
+}
+
+#[test]
+fn every_shard_has_a_key_of_its_own_and_another_one_at_each_start() {
+    let most = NonZeroU8::new(64).unwrap();
+    let starts = [(); 2].map(|()| configurations(most).unwrap());
+    let keys: BTreeSet<String> = starts
+        .iter()
+        .flatten()
+        .map(|config| config.lane_key.public_key().to_base64())
+        .collect();
+    assert_eq!(keys.len(), 128);
+    for (number, config) in starts[0].iter().enumerate() {
+        assert_eq!(usize::from(config.id.0), number);
+        assert!(config.frames.large >= 8, "fewer than there are open trains");
     }
 }
 

@@ -28,8 +28,8 @@ use tidegate_stack::time::Instant;
 
 /// Packets that a turn takes from one port (a super-packet counts as one) before it looks at the others.
 const PORT_PACKETS: usize = 64;
-/// Bytes that a turn takes from one lane before it looks at the others.
-const LANE_BYTES: usize = 1 << 20;
+/// Bytes that a turn takes from one lane before it looks at the others; one receive can bring as much.
+const LANE_BYTES: usize = 512 << 10;
 /// Receives that a turn makes on one lane: the bound where every message is a single datagram.
 const LANE_RECEIVES: usize = 32;
 /// Descriptors that one wait tells of; the rest are still ready at the next.
