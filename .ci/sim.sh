@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The simulation: two hosts of real shards and real TCP endpoints in virtual time. It runs on its own, because its
-# clock feature must never be in a build of the daemon.
+# clock feature must never be in a build of the daemon. Then what runs in every order: how shards wake each other.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,3 +11,5 @@ printf '\n== test: the site of hosts that tell each other, 10,000 seeds\n'
 # Optimised, or it would take minutes: only what this workspace holds is compiled anew for it.
 TIDEGATE_SEEDS="${TIDEGATE_SEEDS:-10000}" CARGO_PROFILE_TEST_OPT_LEVEL=2 \
     cargo test --locked -p tidegate cluster::replica::simulation
+printf '\n== test: sleep and wake between shards, under loom\n'
+cargo test --locked --manifest-path tests/loom/Cargo.toml

@@ -55,14 +55,15 @@ pub(crate) fn run(places: &Places) -> anyhow::Result<()> {
     })
 }
 
-/// In a child: ends with the supervisor that started it, if one did. Call it before anything else.
-pub(crate) fn end_with_supervisor() {
+/// In a child: ends with the supervisor that started it, and gives its process, if one did. Call it before anything
+/// else.
+pub(crate) fn end_with_supervisor() -> Option<Pid> {
     let supervisor = std::env::var(SUPERVISOR)
         .ok()
         .and_then(|text| text.parse().ok())
-        .and_then(Pid::from_raw);
-    let Some(supervisor) = supervisor else { return };
-    if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
+        .and_then(Pid::from_raw)?;
+    // Not SIGTERM, on which a datapath goes on until a successor has taken over: nobody would start one.
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::INT)) {
         tracing::warn!(%error, "this process will outlive its supervisor");
     }
     // It may have ended before the kernel was told.
@@ -70,6 +71,7 @@ pub(crate) fn end_with_supervisor() {
         tracing::warn!("the supervisor ended already");
         std::process::exit(1);
     }
+    Some(supervisor)
 }
 
 /// Lets the children have as many descriptors as this process may: every instance takes two, and the usual soft limit
@@ -140,7 +142,7 @@ fn start(role: &str, places: &Places) -> anyhow::Result<Child> {
 
 async fn end(role: &str, mut child: Child) -> anyhow::Result<()> {
     if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
-        match kill_process(pid, Signal::TERM) {
+        match kill_process(pid, Signal::INT) {
             // It may have ended by itself meanwhile.
             Ok(()) | Err(Errno::SRCH) => {}
             Err(error) => tracing::warn!(role, %error, "a process can't be asked to end"),

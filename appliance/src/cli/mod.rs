@@ -95,7 +95,11 @@ enum Verb {
     Agent,
     /// Runs the datapath: the process that carries packets. It waits for an agent.
     #[command(after_help = "Example:\n  tidegate datapath --run-dir /run/tidegate")]
-    Datapath,
+    Datapath {
+        /// Take over from the datapath that listens there now, and let it finish.
+        #[arg(long)]
+        successor: bool,
+    },
     /// Puts application documents in force.
     Apply(documents::Apply),
     /// Takes an application out of force.
@@ -175,10 +179,13 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             supervisor::end_with_supervisor();
             agent::run(&places)?;
         }
-        Verb::Datapath => {
-            supervisor::end_with_supervisor();
+        Verb::Datapath { successor } => {
+            let supervisor = supervisor::end_with_supervisor();
             datapath::run(&datapath::Options {
+                config: places.config,
                 run_dir: places.run_dir,
+                successor,
+                supervisor,
             })?;
         }
         Verb::Lab(verb) => return lab::run(verb, form),

@@ -84,7 +84,7 @@ fn a_full_host_document_decodes_to_what_it_says() {
     assert_eq!(networks[0].vni.map(tidegate_stack::plan::Vni::get), Some(4242));
     assert_eq!(networks[1].tenant, "default");
     assert_eq!(edge.networks, host::PeerNetworksDocument::All);
-    assert_eq!(document.datapath.shards.map(std::num::NonZeroU8::get), Some(1));
+    assert_eq!(document.datapath.shards.map(std::num::NonZeroU8::get), Some(64));
     assert_eq!(document.datapath.features.vnet_header, host::Switch::Off);
     assert_eq!(document.network.application_prefix.to_string(), "10.64.0.0/16");
 }

@@ -43,6 +43,19 @@ pub(super) fn instance(
     mtu: u32,
     vnet_header: bool,
 ) -> (Bed, OwnedFd) {
+    let (bed, mut queues) = instance_with_queues(label, address, prefix_length, mtu, vnet_header, 1);
+    (bed, queues.remove(0))
+}
+
+/// As [`instance`], with several queues.
+pub(super) fn instance_with_queues(
+    label: &str,
+    address: IpAddr,
+    prefix_length: u8,
+    mtu: u32,
+    vnet_header: bool,
+    queues: usize,
+) -> (Bed, Vec<OwnedFd>) {
     let process = std::process::id();
     let name = format!("tgx-datapath-{process}-{label}");
     netns::create(&name).unwrap();
@@ -53,7 +66,7 @@ pub(super) fn instance(
         multi_queue: true,
     };
     let device = format!("tgx{}{label}", process % 100_000);
-    let queue = tun::create(&device, 1, wanted).unwrap().remove(0);
+    let queues = tun::create(&device, queues, wanted).unwrap();
     let mut netlink = Netlink::open().unwrap();
     let index = netlink.link_index(&device).unwrap();
     netlink.move_link(index, namespace.as_fd(), "eth0", mtu).unwrap();
@@ -61,5 +74,5 @@ pub(super) fn instance(
     let index = inside.link_index("eth0").unwrap();
     inside.add_address(index, address, prefix_length).unwrap();
     inside.set_up(index).unwrap();
-    (Bed { name, namespace }, queue)
+    (Bed { name, namespace }, queues)
 }

@@ -3,42 +3,78 @@
 //!
 //! It listens at its socket; the newest agent wins. A request is carried out whole before the next one is read: the
 //! control thread mails the shards and waits for their answers, which takes a turn.
+//!
+//! One datapath takes over from another by what the agent asks of both:
+//!
+//! ```text
+//! leaving                                        successor
+//! SIGTERM: Leaving → agent, SIGUSR1 → supervisor
+//!                                                starts, takes the socket's name, stands by
+//!                                                SetLanes, AddPort…, Install{standby}: sessions are made
+//! Retire: reads no port any more                 Install: reads the ports
+//! End                                            is the datapath
+//! ```
 
 use super::lanes::Lane;
 use super::ports::Port;
 use super::reports;
+use super::rings::Rings;
 use super::worker::{Events, Mail, Mailbox, Reply};
 use crate::seam::{
     self, BootId, Event, FromDatapath, LaneFeatures, LaneSockets, PlanDigest, ToDatapath, envelope,
 };
 use crate::sys::epoll::{Poller, Waker};
-use crate::sys::memfd;
 use crate::sys::seqpacket::{Connection, Listener, Message};
+use crate::sys::signal::{Termination, Terminations};
+use crate::sys::{clock, memfd};
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
-use tidegate_stack::plan::{Plan, PortId};
+use std::time::Duration;
+use tidegate_stack::plan::{Plan, PortId, PublicKey};
 use tidegate_stack::shard::ShardConfig;
 use tidegate_stack::snapshot::Snapshot;
+use tidegate_stack::time::Instant;
 
 /// Events that may wait: more than a host has ports.
 const EVENTS: usize = 1024;
+/// How long a datapath that was asked to end carries on for a successor to take over.
+const LEAVING: Duration = Duration::from_secs(10);
 
 const LISTENER: u64 = 0;
 const AGENT: u64 = 1;
 const SHARDS: u64 = 2;
 const TERMINATION: u64 = 3;
 
+/// What a datapath is started with.
+pub(super) struct Start {
+    /// Tells this start from others.
+    pub(super) boot: BootId,
+    /// A predecessor still reads the ports.
+    pub(super) standby: bool,
+    /// Who starts a successor on SIGUSR1, if anybody does.
+    pub(super) supervisor: Option<Pid>,
+    /// What each shard is made with.
+    pub(super) shards: Vec<ShardConfig>,
+}
+
 /// The control thread's state.
 pub(super) struct Control {
     boot: BootId,
+    standby: bool,
+    supervisor: Option<Pid>,
+    /// When it ends though no successor took over.
+    leaves: Option<Instant>,
+    /// The agent said that it's over.
+    ended: bool,
+    lane_keys: Vec<PublicKey>,
     listener: Listener,
     agent: Option<Connection>,
     poller: Poller,
-    termination: OwnedFd,
+    termination: Terminations,
     shards: Vec<Mailbox>,
     events: Receiver<Event>,
     waker: Arc<Waker>,
@@ -112,13 +148,7 @@ impl<E: Into<Refusal>> From<E> for Failure {
 
 impl Control {
     /// Starts the shards, one for each configuration.
-    pub(super) fn start(
-        boot: BootId,
-        listener: Listener,
-        termination: OwnedFd,
-        shards: NonZeroUsize,
-        config: impl Fn(usize) -> ShardConfig,
-    ) -> io::Result<Self> {
+    pub(super) fn start(start: Start, listener: Listener, termination: Terminations) -> io::Result<Self> {
         let waker = Arc::new(Waker::new()?);
         let (sender, events) = sync_channel(EVENTS);
         let poller = Poller::new(8)?;
@@ -126,17 +156,24 @@ impl Control {
         poller.add(listener.as_fd(), LISTENER)?;
         poller.add(waker.as_fd(), SHARDS)?;
         poller.add(termination.as_fd(), TERMINATION)?;
-        let mailboxes = (0..shards.get())
-            .map(|number| {
-                let events = Events {
-                    sender: sender.clone(),
-                    waker: Arc::clone(&waker),
-                };
-                Mailbox::spawn(number, config(number), events)
-            })
-            .collect::<io::Result<Vec<_>>>()?;
+        let lane_keys = start.shards.iter().map(|shard| shard.lane_key.public_key());
+        let lane_keys = lane_keys.collect();
+        let rings = Rings::mesh(start.shards.len())?;
+        let mailboxes = start.shards.into_iter().zip(rings).map(|(config, rings)| {
+            let events = Events {
+                sender: sender.clone(),
+                waker: Arc::clone(&waker),
+            };
+            Mailbox::spawn(config, rings, events)
+        });
+        let mailboxes = mailboxes.collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
-            boot,
+            boot: start.boot,
+            standby: start.standby,
+            supervisor: start.supervisor,
+            leaves: None,
+            ended: false,
+            lane_keys,
             listener,
             agent: None,
             poller,
@@ -153,18 +190,46 @@ impl Control {
 
     /// Serves agents until the process is asked to end; the shards have then finished their turns.
     pub(super) fn run(mut self) -> io::Result<()> {
-        loop {
-            self.poller.wait(None)?;
+        while !self.ended {
+            let left = self.leaves.map(|end| end.saturating_since(clock::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                tracing::warn!(seconds = LEAVING.as_secs(), "no successor took over");
+                break;
+            }
+            self.poller.wait(left)?;
             for index in 0..self.poller.ready() {
                 match self.poller.readiness(index).map(|readiness| readiness.token) {
                     Some(LISTENER) => self.welcome()?,
                     Some(AGENT) => self.listen()?,
                     Some(SHARDS) => self.pass_events(),
-                    Some(TERMINATION) => return self.stop(),
+                    Some(TERMINATION) => self.terminate(),
                     Some(_) | None => {}
                 }
             }
         }
+        self.stop()
+    }
+
+    /// Asked to end: with somebody who can start a successor and somebody who can lead it in, that comes first.
+    fn terminate(&mut self) {
+        let Some(termination) = self.termination.next() else {
+            return;
+        };
+        let successor = match (termination, self.supervisor, &self.agent, self.leaves) {
+            (Termination::Asked, Some(supervisor), Some(_), None) => kill_process(supervisor, Signal::USR1),
+            _ => {
+                self.ended = true;
+                return;
+            }
+        };
+        if let Err(error) = successor {
+            tracing::warn!(%error, "the supervisor can't be asked for a successor");
+            self.ended = true;
+            return;
+        }
+        tracing::info!("asked to end; packets are carried until a successor takes over");
+        self.leaves = Some(clock::now() + LEAVING);
+        self.hint(Event::Leaving);
     }
 
     /// The newest agent wins: a former one that still hangs on is one that is being replaced.
@@ -235,8 +300,12 @@ impl Control {
             ToDatapath::SetLanes { lanes, features } => self.set_lanes(lanes, features, descriptors),
             ToDatapath::AddPort { port, device } => self.add_port(port, device, descriptors),
             ToDatapath::RemovePort { port } => self.remove_port(port),
-            ToDatapath::Install { digest, standby: _ } => self.install(digest, descriptors),
-            ToDatapath::Retire | ToDatapath::End => Ok(Answer::from(FromDatapath::Done)),
+            ToDatapath::Install { digest, standby } => self.install(digest, standby, descriptors),
+            ToDatapath::Retire => self.retire(),
+            ToDatapath::End => {
+                self.ended = true;
+                Ok(Answer::from(FromDatapath::Done))
+            }
             ToDatapath::Report => self.report(),
             ToDatapath::Adopt { port } => self.adopt(port),
         }
@@ -260,8 +329,8 @@ impl Control {
             shards: u32::try_from(self.shards.len()).unwrap_or(u32::MAX),
             plan: self.plan,
             ports: ports.collect(),
-            lane_keys: Vec::new(),
-            standby: false,
+            lane_keys: self.lane_keys.clone(),
+            standby: self.standby,
             lanes: self.lanes.as_ref().map(|held| held.lanes.clone()),
         }))
     }
@@ -306,10 +375,23 @@ impl Control {
     }
 
     fn add_port(&mut self, id: PortId, device: String, queues: Vec<OwnedFd>) -> Result<Answer, Failure> {
-        self.one_per_shard("a port", &queues)?;
-        let ports = duplicates("a port's queue", &queues, |queue| Port::new(id, queue))?;
+        let shards = self.shards.len();
+        if queues.is_empty() {
+            return Err(Refusal::Descriptors {
+                what: "a port",
+                needed: 1,
+                came: 0,
+            }
+            .into());
+        }
+        let ports = (0..shards).map(|shard| Port::new(id, &queues, shard, shards));
+        let ports = ports.collect::<io::Result<Vec<_>>>();
+        let ports = ports.map_err(|error| Refusal::Descriptor {
+            what: "a port's queue",
+            error,
+        })?;
         self.mail_each(ports, Mail::AddPort)?;
-        tracing::info!(port = id.0, device, "port added");
+        tracing::info!(port = id.0, device, queues = queues.len(), "port added");
         let held = HeldPort {
             device,
             queues,
@@ -329,7 +411,12 @@ impl Control {
         Ok(Answer::from(FromDatapath::Done))
     }
 
-    fn install(&mut self, digest: PlanDigest, descriptors: Vec<OwnedFd>) -> Result<Answer, Failure> {
+    fn install(
+        &mut self,
+        digest: PlanDigest,
+        standby: bool,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Answer, Failure> {
         let came = descriptors.len();
         let Ok([file]) = <[OwnedFd; 1]>::try_from(descriptors) else {
             return Err(Refusal::Descriptors {
@@ -353,7 +440,9 @@ impl Control {
         if !unknown_ports.is_empty() {
             tracing::warn!(ports = ?unknown_ports, "the plan names ports whose queues were never given");
         }
-        let mails = vec![(Arc::clone(&snapshot), named); self.shards.len()];
+        // While a predecessor reads the ports, nobody may read them here.
+        let read = if standby { Vec::new() } else { named };
+        let mails = vec![(Arc::clone(&snapshot), read); self.shards.len()];
         // The former snapshots come back in the answers, and the last of their handles is dropped here.
         self.mail_each(mails, |(snapshot, ports)| Mail::Install { snapshot, ports })?;
         let epoch = snapshot.epoch();
@@ -361,11 +450,20 @@ impl Control {
             epoch,
             digest = digest.0,
             instances = plan.instances.len(),
+            standby,
             "plan installed"
         );
         self.plan = Some(digest);
+        self.standby = standby;
         self.snapshot = Some(snapshot);
         Ok(Answer::from(FromDatapath::Installed { epoch, unknown_ports }))
+    }
+
+    fn retire(&mut self) -> Result<Answer, Failure> {
+        let count = self.shards.len();
+        self.mail_each(vec![(); count], |()| Mail::Retire)?;
+        tracing::info!("retired: a successor reads the ports");
+        Ok(Answer::from(FromDatapath::Done))
     }
 
     fn report(&mut self) -> Result<Answer, Failure> {
@@ -388,14 +486,6 @@ impl Control {
             message: FromDatapath::Adopted,
             descriptors: duplicates("a descriptor to adopt", held, Ok)?,
         })
-    }
-
-    fn one_per_shard(&self, what: &'static str, descriptors: &[OwnedFd]) -> Result<(), Refusal> {
-        let (needed, came) = (self.shards.len(), descriptors.len());
-        if needed != came {
-            return Err(Refusal::Descriptors { what, needed, came });
-        }
-        Ok(())
     }
 
     /// Mails every shard its piece, then waits for all answers: the shards work at the same time.
@@ -424,16 +514,17 @@ impl Control {
     fn pass_events(&mut self) {
         self.waker.rest();
         while let Ok(event) = self.events.try_recv() {
-            match &event {
-                Event::PortGone { port } => {
-                    let held = self.ports.get_mut(port);
-                    let device = held.map(|held| {
-                        held.gone = true;
-                        held.device.as_str()
-                    });
-                    tracing::info!(port = port.0, device, "the port's device is gone");
+            if let Event::PortGone { port } = &event {
+                let held = self.ports.get_mut(port);
+                // Each shard finds it out by itself.
+                if held.as_ref().is_some_and(|held| held.gone) {
+                    continue;
                 }
-                Event::Leaving => {}
+                let device = held.map(|held| {
+                    held.gone = true;
+                    held.device.as_str()
+                });
+                tracing::info!(port = port.0, device, "the port's device is gone");
             }
             self.hint(event);
         }
@@ -445,6 +536,9 @@ impl Control {
         let gone: Vec<PortId> = gone.map(|(port, _)| *port).collect();
         for port in gone {
             self.hint(Event::PortGone { port });
+        }
+        if self.leaves.is_some() {
+            self.hint(Event::Leaving);
         }
     }
 

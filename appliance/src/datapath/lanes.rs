@@ -1,8 +1,10 @@
-//! A shard's lanes: UDP sockets, and the batch of datagrams that each has open.
+//! A shard's lanes: UDP sockets, and the batches of datagrams that each has open.
 //!
-//! Sending: reserve → seal → commit. Datagrams of one stride to one route gather in the lane's batch and leave in one
-//! send (`UDP_SEGMENT`); a shorter datagram may only be the last, so it closes the batch, and so does another stride
-//! or route. Where the kernel or the device doesn't segment, the same batch leaves datagram by datagram.
+//! Sending: reserve → seal → commit. Datagrams of one stride to one destination gather in a batch and leave in one send
+//! (`UDP_SEGMENT`). A destination has one batch at a time, so that what goes there keeps its order: a shorter datagram
+//! may only be the last and closes the batch, and a longer one, or another congestion field, sends it first. Some
+//! destinations have batches open beside each other. Where the kernel or the device doesn't segment, the same batch
+//! leaves datagram by datagram.
 //! Receiving: some messages at a time, each a run of datagrams from one source (`UDP_GRO`).
 
 use crate::seam::LaneFeatures;
@@ -21,6 +23,8 @@ use tidegate_stack::wire::Ecn;
 const BATCH_DATAGRAMS: usize = 64;
 /// Most bytes of a batch: the largest UDP payload over IPv4.
 const BATCH_BYTES: usize = 65_507;
+/// Destinations that have a batch open at the same time; the one opened first leaves for a further one.
+const BATCHES: usize = 4;
 /// Messages of one receive. More would be colder in the cache when their turn comes, and gain nothing.
 const MESSAGES: usize = 8;
 /// Room for a message: whatever `UDP_GRO` glues.
@@ -39,7 +43,9 @@ pub(super) struct Lane {
     mapped: bool,
     dont_fragment: bool,
     segmentation: bool,
-    batch: Batch,
+    batches: [Batch; BATCHES],
+    /// The batch that leaves for a further destination.
+    oldest: usize,
     lost: u64,
 }
 
@@ -53,9 +59,10 @@ struct Batch {
     destination: Option<(SocketAddr, Ecn)>,
 }
 
-/// Room for datagrams at the end of a lane's batch.
+/// Room for datagrams at the end of one of a lane's batches.
 pub(super) struct Room<'a> {
     lane: &'a mut Lane,
+    batch: usize,
     length: usize,
     /// What is committed here is shorter than the batch's stride and must be its last.
     closes: bool,
@@ -91,13 +98,8 @@ impl Lane {
             dont_fragment,
             state,
             socket,
-            batch: Batch {
-                buffer: vec![0; BATCH_BYTES].into_boxed_slice(),
-                used: 0,
-                datagrams: 0,
-                stride: 0,
-                destination: None,
-            },
+            batches: std::array::from_fn(|_| Batch::new()),
+            oldest: 0,
             lost: 0,
         })
     }
@@ -107,17 +109,31 @@ impl Lane {
             return None;
         }
         let destination = (self.address(route.endpoint)?, route.ecn);
-        if !self.batch.takes(destination, stride, count) {
-            self.send();
-            self.batch.destination = Some(destination);
-            self.batch.stride = stride;
+        let place = self.batch_for(destination.0);
+        if !self.batches.get(place)?.takes(destination, stride, count) {
+            self.send(place);
+            let batch = self.batches.get_mut(place)?;
+            batch.destination = Some(destination);
+            batch.stride = stride;
         }
-        let closes = stride < self.batch.stride;
-        let room = self.batch.room().min(count);
+        let batch = self.batches.get(place)?;
         Some(Room {
-            length: room * stride,
+            length: batch.room().min(count) * stride,
+            closes: stride < batch.stride,
+            batch: place,
             lane: self,
-            closes,
+        })
+    }
+
+    /// The batch that is open for an address, or else an unused one, or else the oldest.
+    fn batch_for(&mut self, address: SocketAddr) -> usize {
+        let is_for = |batch: &Batch| batch.destination.is_some_and(|(open, _)| open == address);
+        let open = self.batches.iter().position(is_for);
+        let unused = || self.batches.iter().position(|batch| batch.destination.is_none());
+        open.or_else(unused).unwrap_or_else(|| {
+            let oldest = self.oldest;
+            self.oldest = (oldest + 1) % BATCHES;
+            oldest
         })
     }
 
@@ -133,16 +149,27 @@ impl Lane {
         }
     }
 
-    /// Sends the open batch.
-    fn send(&mut self) {
-        let used = std::mem::take(&mut self.batch.used);
-        let datagrams = std::mem::take(&mut self.batch.datagrams);
-        let (Some((destination, ecn)), Some(bytes)) =
-            (self.batch.destination.take(), self.batch.buffer.get(..used))
-        else {
+    /// Sends every open batch.
+    fn send_all(&mut self) {
+        for place in 0..BATCHES {
+            self.send(place);
+        }
+        self.oldest = 0;
+    }
+
+    /// Sends a batch.
+    fn send(&mut self, place: usize) {
+        let Some(batch) = self.batches.get_mut(place) else {
             return;
         };
-        let stride = self.batch.stride;
+        let used = std::mem::take(&mut batch.used);
+        let datagrams = std::mem::take(&mut batch.datagrams);
+        let stride = batch.stride;
+        let destination = batch.destination.take();
+        let bytes = self.batches.get(place).and_then(|batch| batch.buffer.get(..used));
+        let (Some((destination, ecn)), Some(bytes)) = (destination, bytes) else {
+            return;
+        };
         if bytes.is_empty() {
             return;
         }
@@ -219,6 +246,17 @@ impl Lane {
 }
 
 impl Batch {
+    /// A closed one.
+    fn new() -> Self {
+        Self {
+            buffer: vec![0; BATCH_BYTES].into_boxed_slice(),
+            used: 0,
+            datagrams: 0,
+            stride: 0,
+            destination: None,
+        }
+    }
+
     /// Whether datagrams of `stride` to `destination` may be appended.
     fn takes(&self, destination: (SocketAddr, Ecn), stride: usize, count: usize) -> bool {
         if self.used == 0 || self.destination != Some(destination) || self.room() == 0 {
@@ -237,9 +275,11 @@ impl Batch {
 
 impl Slot for Room<'_> {
     fn buffer(&mut self) -> &mut [u8] {
-        let start = self.lane.batch.used;
-        self.lane
-            .batch
+        let Some(batch) = self.lane.batches.get_mut(self.batch) else {
+            return &mut [];
+        };
+        let start = batch.used;
+        batch
             .buffer
             .get_mut(start..start + self.length)
             .unwrap_or_default()
@@ -250,11 +290,13 @@ impl Slot for Room<'_> {
         if used == 0 {
             return;
         }
-        let batch = &mut self.lane.batch;
+        let Some(batch) = self.lane.batches.get_mut(self.batch) else {
+            return;
+        };
         batch.used += used;
         batch.datagrams += used.div_ceil(batch.stride);
         if self.closes || !used.is_multiple_of(batch.stride) || batch.room() == 0 {
-            self.lane.send();
+            self.lane.send(self.batch);
         }
     }
 }
@@ -317,7 +359,7 @@ impl Lanes {
     /// Sends every open batch.
     pub(super) fn send(&mut self) {
         for lane in &mut self.lanes {
-            lane.send();
+            lane.send_all();
         }
     }
 
@@ -409,7 +451,7 @@ mod tests {
                     write(&mut sender, &route, 1000, &full);
                     write(&mut sender, &route, 300, &[&[99; 300]]);
                     assert_eq!(
-                        sender.lanes[0].batch.used, 0,
+                        sender.lanes[0].batches[0].used, 0,
                         "a shorter datagram closes the batch"
                     );
                     let received = receive(&receiver, 41);
@@ -434,7 +476,7 @@ mod tests {
         write(&mut sender, &route, 200, &[&[1; 200]]);
         sender.reserve(&route, 200, 4).unwrap().buffer().fill(7);
         sender.reserve(&route, 100, 1).unwrap().commit(0);
-        assert_eq!(sender.lanes[0].batch.used, 200);
+        assert_eq!(sender.lanes[0].batches[0].used, 200);
         write(&mut sender, &route, 200, &[&[2; 200]]);
         sender.send();
         let received = receive(&receiver, 2);
@@ -465,6 +507,35 @@ mod tests {
                 (Ecn::Congested, 500)
             ]
         );
+    }
+
+    #[test]
+    fn packets_to_several_peers_in_turn_leave_together_for_each_of_them() {
+        let (mut sender, _) = lanes(LaneFeatures::default());
+        let receivers: Vec<_> = (0..=BATCHES).map(|_| lanes(LaneFeatures::default())).collect();
+        let routes: Vec<_> = receivers
+            .iter()
+            .map(|(_, port)| route(Ipv4Addr::LOCALHOST.into(), *port, Ecn::NotCapable))
+            .collect();
+        let used = |sender: &Lanes| -> Vec<usize> {
+            sender.lanes[0].batches.iter().map(|batch| batch.used).collect()
+        };
+        for round in 0..10_u8 {
+            for route in &routes[..BATCHES] {
+                write(&mut sender, route, 200, &[&[round; 200]]);
+            }
+        }
+        assert_eq!(used(&sender), [2000; BATCHES], "nothing has left yet");
+        write(&mut sender, &routes[BATCHES], 200, &[&[0; 200]]);
+        assert_eq!(used(&sender), [200, 2000, 2000, 2000], "the first one left");
+        sender.send();
+        for (number, (receiver, _)) in receivers.iter().enumerate() {
+            let received = receive(receiver, if number < BATCHES { 10 } else { 1 });
+            for (round, (_, _, bytes)) in received.iter().enumerate() {
+                assert_eq!(*bytes, [round as u8; 200], "in the order in which they were sent");
+            }
+            assert_eq!(received.len(), if number < BATCHES { 10 } else { 1 });
+        }
     }
 
     #[test]

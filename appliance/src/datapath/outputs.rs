@@ -1,7 +1,8 @@
-//! Where a shard's packets go: its ports' queues and its lanes' sockets.
+//! Where a shard's packets go: its ports' queues, its lanes' sockets, and the rings to the other shards.
 
 use super::lanes::{Lanes, Room};
 use super::ports::Ports;
+use super::rings::Rings;
 use tidegate_stack::egress::{Egress, Handover, Route, ShardId};
 use tidegate_stack::frame::Frame;
 use tidegate_stack::plan::PortId;
@@ -12,6 +13,8 @@ pub(super) struct Outputs {
     pub(super) ports: Ports,
     /// UDP sockets.
     pub(super) lanes: Lanes,
+    /// The other shards.
+    pub(super) rings: Rings,
 }
 
 impl Egress for Outputs {
@@ -25,7 +28,7 @@ impl Egress for Outputs {
         self.ports.write(port, frame)
     }
 
-    fn handover(&mut self, _to: ShardId, handover: Handover) -> Result<(), Handover> {
-        Err(handover)
+    fn handover(&mut self, to: ShardId, handover: Handover) -> Result<(), Handover> {
+        self.rings.pass(to, handover)
     }
 }

@@ -1,5 +1,9 @@
 //! A shard's queues of the ports' TUN devices: super-packets are read and written whole.
 //!
+//! Of a device's queues shard `i` of `n` reads those whose number is `i` modulo `n`, and writes to the `i`-th, counted
+//! around: the kernel hands a flow's packets out by the queue that its answers were written to, so that a flow whose
+//! packets come and go by one shard stays there.
+//!
 //! A queue with a virtio header says in it what the kernel left undone on a packet, and takes the same from us. A
 //! queue without one gives finished packets and takes them: what is left undone is done here, packet by packet, and so is
 //! it for UDP super-packets that an older kernel refuses.
@@ -13,14 +17,17 @@ use tidegate_stack::frame::{Batch, Frame, LARGE, Offload, Segmentation, Segments
 use tidegate_stack::plan::PortId;
 use tidegate_stack::wire::Headers;
 
-/// A batch is handed over when it holds this much, though more could be read: what was read is still in the
-/// processor's cache when it is sealed.
-const BATCH_BYTES: usize = 256 * 1024;
+/// What a batch holds at most, though more could be read: what was read is still in the processor's cache when it is
+/// sealed, which takes some 0.2 ms, and then others have their turn.
+pub(super) const BATCH_BYTES: usize = 256 * 1024;
 
-/// One queue of one port's device.
+/// A shard's queues of one port's device.
 pub(super) struct Port {
-    queue: OwnedFd,
     id: PortId,
+    /// Packets are written here.
+    writes: OwnedFd,
+    /// Packets are read here: from none when there are more shards than queues.
+    reads: Vec<OwnedFd>,
     vnet_header: bool,
     /// The kernel takes UDP super-packets (Linux 6.2), until it refuses one.
     udp_segments: bool,
@@ -49,24 +56,39 @@ pub(super) struct Ports {
 }
 
 impl Port {
-    /// Takes a queue, which tells itself whether it has virtio headers. Fails for anything but a TUN queue.
-    pub(super) fn new(id: PortId, queue: OwnedFd) -> io::Result<Self> {
-        let features = tun::features(queue.as_fd())?;
-        rustix::io::ioctl_fionbio(&queue, true)?;
+    /// Takes shard `shard`'s part, of `shards`, of a device's queues, as duplicates. They tell themselves whether they
+    /// have virtio headers. Fails for anything but TUN queues, and for none.
+    pub(super) fn new(id: PortId, queues: &[OwnedFd], shard: usize, shards: usize) -> io::Result<Self> {
+        let place = shard.checked_rem(queues.len());
+        let writes = place
+            .and_then(|place| queues.get(place))
+            .ok_or(io::ErrorKind::InvalidInput)?
+            .try_clone()?;
+        let features = tun::features(writes.as_fd())?;
+        let reads = queues.iter().skip(shard).step_by(shards.max(1));
+        let reads = reads.map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
+        for queue in reads.iter().chain([&writes]) {
+            tun::features(queue.as_fd())?;
+            rustix::io::ioctl_fionbio(queue, true)?;
+        }
         Ok(Self {
-            queue,
             id,
+            writes,
+            reads,
             vnet_header: features.vnet_header,
             udp_segments: features.vnet_header,
             polled: false,
         })
     }
 
-    fn read(&self, batch: &mut Batch) -> Read {
+    fn read(&self, queue: usize, batch: &mut Batch) -> Read {
+        let Some(queue) = self.reads.get(queue) else {
+            return Read::Drained;
+        };
         let header = if self.vnet_header { VIRTIO_HEADER_LENGTH } else { 0 };
         let mut bytes = 0;
         while let Some(frame) = batch.vacant() {
-            let length = match rustix::io::read(&self.queue, frame.receive_buffer(header)) {
+            let length = match rustix::io::read(queue, frame.receive_buffer(header)) {
                 Ok(length) => length,
                 Err(Errno::AGAIN) => return Read::Drained,
                 Err(Errno::INTR) => continue,
@@ -115,9 +137,9 @@ impl Port {
     fn write_whole(&self, packet: &[u8], offload: Offload) -> Result<(), Errno> {
         let header = virtio_header(packet, offload);
         let written = if self.vnet_header {
-            rustix::io::writev(&self.queue, &[IoSlice::new(&header), IoSlice::new(packet)])
+            rustix::io::writev(&self.writes, &[IoSlice::new(&header), IoSlice::new(packet)])
         } else {
-            rustix::io::write(&self.queue, packet)
+            rustix::io::write(&self.writes, packet)
         };
         written.map(drop)
     }
@@ -136,6 +158,31 @@ impl Port {
         }
         Ok(())
     }
+
+    /// Polls what is read of it, or no longer does.
+    fn poll(&mut self, wanted: bool, poller: &Poller) -> io::Result<()> {
+        if wanted == self.polled {
+            return Ok(());
+        }
+        self.polled = wanted;
+        for (number, queue) in self.reads.iter().enumerate() {
+            match wanted {
+                true => poller.add(queue.as_fd(), token(self.id, number))?,
+                false => poller.remove(queue.as_fd())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What stands for a queue in the poller.
+fn token(port: PortId, queue: usize) -> u64 {
+    u64::from(port.0) | (queue as u64) << 32
+}
+
+/// The port, and which of its queues, that a token stands for.
+pub(super) fn of_token(token: u64) -> (PortId, usize) {
+    (PortId(token as u32), (token >> 32) as usize)
 }
 
 impl Ports {
@@ -149,13 +196,11 @@ impl Ports {
         }
     }
 
-    /// Takes a port's queue, polled as soon as a plan names it. A former queue of the same port is closed.
+    /// Takes a port's queues, polled as soon as a plan names it. Former queues of the same port are closed.
     pub(super) fn add(&mut self, mut port: Port, poller: &Poller) -> io::Result<()> {
         self.remove(port.id, poller)?;
-        if self.named.binary_search(&port.id).is_ok() {
-            poller.add(port.queue.as_fd(), u64::from(port.id.0))?;
-            port.polled = true;
-        }
+        let named = self.named.binary_search(&port.id).is_ok();
+        port.poll(named, poller)?;
         let place = self
             .ports
             .binary_search_by_key(&port.id, |port| port.id)
@@ -164,13 +209,10 @@ impl Ports {
         Ok(())
     }
 
-    /// Closes a port's queue, when there is one.
+    /// Closes a port's queues, when there are some.
     pub(super) fn remove(&mut self, id: PortId, poller: &Poller) -> io::Result<()> {
         if let Some(place) = self.place(id) {
-            let port = self.ports.remove(place);
-            if port.polled {
-                poller.remove(port.queue.as_fd())?;
-            }
+            self.ports.remove(place).poll(false, poller)?;
         }
         Ok(())
     }
@@ -179,21 +221,16 @@ impl Ports {
     pub(super) fn poll_only(&mut self, named: Vec<PortId>, poller: &Poller) -> io::Result<()> {
         self.named = named;
         for port in &mut self.ports {
-            let wanted = self.named.binary_search(&port.id).is_ok();
-            if wanted && !port.polled {
-                poller.add(port.queue.as_fd(), u64::from(port.id.0))?;
-            } else if !wanted && port.polled {
-                poller.remove(port.queue.as_fd())?;
-            }
-            port.polled = wanted;
+            let named = self.named.binary_search(&port.id).is_ok();
+            port.poll(named, poller)?;
         }
         Ok(())
     }
 
-    /// Reads from a port until its queue is empty or the batch is full.
-    pub(super) fn read(&mut self, id: PortId, batch: &mut Batch) -> Read {
+    /// Reads from a port's queue until it is empty or the batch is full.
+    pub(super) fn read(&mut self, id: PortId, queue: usize, batch: &mut Batch) -> Read {
         match self.place(id).and_then(|place| self.ports.get(place)) {
-            Some(port) => port.read(batch),
+            Some(port) => port.read(queue, batch),
             None => Read::Drained,
         }
     }
@@ -277,10 +314,10 @@ mod tests {
         let mut ports = Ports::new();
         let (near_port, far_port) = (PortId(3), PortId(8));
         ports
-            .add(Port::new(far_port, far_queue).unwrap(), &poller)
+            .add(Port::new(far_port, &[far_queue], 0, 1).unwrap(), &poller)
             .unwrap();
         ports
-            .add(Port::new(near_port, near_queue).unwrap(), &poller)
+            .add(Port::new(near_port, &[near_queue], 0, 1).unwrap(), &poller)
             .unwrap();
 
         let done = AtomicBool::new(false);
@@ -311,7 +348,7 @@ mod tests {
             while !done.load(Ordering::Relaxed) && !receiver.is_finished() {
                 for (from, to) in [(near_port, far_port), (far_port, near_port)] {
                     batch.clear();
-                    ports.read(from, &mut batch);
+                    ports.read(from, 0, &mut batch);
                     for frame in batch.filled() {
                         largest = largest.max(frame.packet().len());
                         ports.write(to, frame);
@@ -351,7 +388,9 @@ mod tests {
         let mut ports = Ports::new();
         let id = PortId(5);
         ports.poll_only(vec![id], &poller).unwrap();
-        ports.add(Port::new(id, queue).unwrap(), &poller).unwrap();
+        ports
+            .add(Port::new(id, &[queue], 0, 1).unwrap(), &poller)
+            .unwrap();
         drop(instance);
         // The kernel takes namespaces down in its own time, and may have sent packets before.
         let mut batch = Batch::new(1);
@@ -360,13 +399,13 @@ mod tests {
             let readiness = poller.readiness(0)?;
             if !readiness.broken {
                 batch.clear();
-                ports.read(id, &mut batch);
+                ports.read(id, 0, &mut batch);
             }
             readiness.broken.then_some(readiness)
         });
         assert_eq!(broken.map(|readiness| readiness.token), Some(5));
         batch.clear();
-        assert_eq!(ports.read(id, &mut batch), Read::Gone);
+        assert_eq!(ports.read(id, 0, &mut batch), Read::Gone);
         let frame = Frame::from_packet(&[0x45; 40], Offload::NONE);
         assert!(!ports.write(id, &frame));
         assert_eq!(ports.poll_gone(&poller), Some(id));
@@ -385,7 +424,9 @@ mod tests {
         let mut poller = Poller::new(4).unwrap();
         let mut ports = Ports::new();
         let id = PortId(5);
-        ports.add(Port::new(id, queue).unwrap(), &poller).unwrap();
+        ports
+            .add(Port::new(id, &[queue], 0, 1).unwrap(), &poller)
+            .unwrap();
         let send = || {
             let socket = std::net::UdpSocket::bind("10.77.0.1:0").unwrap();
             socket.send_to(b"hello", "10.77.0.9:9").unwrap();
@@ -397,7 +438,7 @@ mod tests {
         poller.wait(Some(Duration::from_millis(1000))).unwrap();
         assert_eq!(poller.readiness(0).map(|readiness| readiness.token), Some(5));
         let mut batch = Batch::new(32);
-        assert_eq!(ports.read(id, &mut batch), Read::Drained);
+        assert_eq!(ports.read(id, 0, &mut batch), Read::Drained);
         assert!(
             batch
                 .filled()

@@ -1,15 +1,23 @@
 //! The whole process, spoken to as an agent speaks to it.
 
 use super::bed::{self, Bed};
-use super::control::Control;
-use crate::seam::{self, BootId, FromDatapath, LaneFeatures, LaneSockets, PlanDigest, ToDatapath, envelope};
+use super::control::{Control, Start};
+use super::{configurations, shards};
+use crate::seam::{
+    self, BootId, Event, FromDatapath, LaneFeatures, LaneSockets, PlanDigest, ToDatapath, envelope,
+};
 use crate::sys::seqpacket::{Connection, Listener};
+use crate::sys::signal::Terminations;
 use crate::sys::{lane_socket, memfd, netns};
+use rustix::process::Pid;
+use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::num::{NonZeroU8, NonZeroUsize};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::num::NonZeroU8;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tidegate_stack::egress::ShardId;
@@ -29,26 +37,53 @@ struct Datapath {
 
 impl Datapath {
     fn start(test: &str) -> Self {
+        Self::start_with(test, 1, None)
+    }
+
+    fn start_with(test: &str, shards: u8, supervisor: Option<Pid>) -> Self {
         let folder = std::env::temp_dir().join(format!("tidegate-control-{}-{test}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let listener = Listener::bind(&folder.join("datapath.sock"), 0o600).unwrap();
         // A pipe whose other end closes stands in for SIGTERM.
         let (termination, end) = std::io::pipe().unwrap();
-        let config = |_| ShardConfig {
-            id: ShardId(0),
-            count: NonZeroU8::MIN,
-            lane_key: PrivateKey::from_bytes([0x5a; 32]),
+        let termination = Terminations::from_pipe(termination);
+        let config = |number| ShardConfig {
+            id: ShardId(number),
+            count: NonZeroU8::new(shards).unwrap(),
+            lane_key: PrivateKey::from_bytes([number + 1; 32]),
             seed: 1,
             flows: 1024,
-            frames: PoolSizes { small: 16, large: 4 },
+            frames: PoolSizes { small: 64, large: 32 },
         };
-        let one = NonZeroUsize::MIN;
-        let run = move || Control::start(BootId(7), listener, termination.into(), one, config)?.run();
+        let start = Start {
+            boot: BootId(7),
+            standby: false,
+            supervisor,
+            shards: (0..shards).map(config).collect(),
+        };
+        let run = move || Control::start(start, listener, termination)?.run();
         Self {
             folder,
             end: Some(end),
             control: Some(std::thread::spawn(run)),
         }
+    }
+
+    /// As SIGTERM does.
+    fn terminate(&mut self) {
+        self.end
+            .as_mut()
+            .unwrap()
+            .write_all(&Terminations::SIGTERM)
+            .unwrap();
+    }
+
+    /// Whether it ends by itself within a second.
+    fn ends(&self) -> bool {
+        (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            self.control.as_ref().is_none_or(JoinHandle::is_finished)
+        })
     }
 
     fn agent(&self) -> Connection {
@@ -294,61 +329,115 @@ fn host_plan(ordinal: u8, peer_endpoint: SocketAddr) -> (Plan, Membership) {
     (plan, membership)
 }
 
-/// What one TCP stream moves from an instance of one datapath to an instance of another one.
-fn stream_between_hosts(test: &str, features: LaneFeatures, vnet_header: bool) {
-    const BYTES: usize = 2 << 20;
-    let lanes = [lane(), lane()];
-    let endpoints = lanes.each_ref().map(|lane| {
-        let socket = std::net::UdpSocket::from(lane.try_clone().unwrap());
-        socket.local_addr().unwrap()
-    });
-    let mut hosts = Vec::new();
-    let mut beds: Vec<Bed> = Vec::new();
-    let mut addresses = Vec::new();
-    for (ordinal, lane) in [1_u8, 2].into_iter().zip(&lanes) {
-        let (plan, membership) = host_plan(ordinal, endpoints[usize::from(2 - ordinal)]);
-        let address = IpAddr::V4(membership.ipv4);
-        let (bed, queue) = bed::instance(&format!("{test}{ordinal}"), address, 16, 1390, vnet_header);
-        let datapath = Datapath::start(&format!("{test}{ordinal}"));
-        let agent = datapath.agent();
-        let set_lanes = ToDatapath::SetLanes {
-            lanes: LaneSockets {
-                generation: 0,
-                ports: vec![0],
-                foreign: Some(endpoints[usize::from(ordinal - 1)]),
-            },
-            features,
+/// Two hosts with an instance each, that are each other's peers.
+struct Site {
+    hosts: Vec<(Datapath, Connection)>,
+    plans: Vec<Plan>,
+    beds: Vec<Bed>,
+    addresses: Vec<IpAddr>,
+}
+
+/// How the hosts of a [`Site`] are made.
+#[derive(Clone, Copy)]
+struct Shape {
+    features: LaneFeatures,
+    vnet_header: bool,
+    shards: u8,
+    queues: usize,
+}
+
+const USUAL: Shape = Shape {
+    features: LaneFeatures { gso: true, gro: true },
+    vnet_header: true,
+    shards: 1,
+    queues: 1,
+};
+
+impl Site {
+    /// Makes everything but puts no plan in force.
+    fn start(test: &str, shape: Shape) -> Self {
+        let lanes = [lane(), lane()];
+        let endpoints = lanes.each_ref().map(|lane| {
+            let socket = UdpSocket::from(lane.try_clone().unwrap());
+            socket.local_addr().unwrap()
+        });
+        let mut site = Self {
+            hosts: Vec::new(),
+            plans: Vec::new(),
+            beds: Vec::new(),
+            addresses: Vec::new(),
         };
-        assert_eq!(
-            ask(&agent, &set_lanes, &[self::lane().as_fd(), lane.as_fd()]).0,
-            FromDatapath::Done
-        );
-        let add_port = ToDatapath::AddPort {
-            port: PortId(4),
-            device: "eth0".to_owned(),
-        };
-        assert_eq!(ask(&agent, &add_port, &[queue.as_fd()]).0, FromDatapath::Done);
-        let file = memfd::seal("plan", &serde_json::to_vec(&plan).unwrap()).unwrap();
+        for (ordinal, foreign) in [1_u8, 2].into_iter().zip(lanes) {
+            let (plan, membership) = host_plan(ordinal, endpoints[usize::from(2 - ordinal)]);
+            let (address, label) = (IpAddr::V4(membership.ipv4), format!("{test}{ordinal}"));
+            let (bed, queues) =
+                bed::instance_with_queues(&label, address, 16, 1390, shape.vnet_header, shape.queues);
+            let datapath = Datapath::start_with(&label, shape.shards, None);
+            let agent = datapath.agent();
+            let mut sockets: Vec<OwnedFd> = (0..shape.shards).map(|_| lane()).collect();
+            sockets.push(foreign);
+            let set_lanes = ToDatapath::SetLanes {
+                lanes: LaneSockets {
+                    generation: 0,
+                    ports: vec![0; usize::from(shape.shards)],
+                    foreign: Some(endpoints[usize::from(ordinal - 1)]),
+                },
+                features: shape.features,
+            };
+            assert_eq!(ask(&agent, &set_lanes, &borrowed(&sockets)).0, FromDatapath::Done);
+            let add_port = ToDatapath::AddPort {
+                port: PortId(4),
+                device: "eth0".to_owned(),
+            };
+            assert_eq!(ask(&agent, &add_port, &borrowed(&queues)).0, FromDatapath::Done);
+            site.hosts.push((datapath, agent));
+            site.plans.push(plan);
+            site.beds.push(bed);
+            site.addresses.push(address);
+        }
+        site
+    }
+
+    fn install(&self, host: usize, standby: bool) {
+        let file = memfd::seal("plan", &serde_json::to_vec(&self.plans[host]).unwrap()).unwrap();
         let install = ToDatapath::Install {
             digest: PlanDigest(1),
-            standby: false,
+            standby,
         };
-        let (answer, _) = ask(&agent, &install, &[file.as_fd()]);
+        let (answer, _) = ask(&self.hosts[host].1, &install, &[file.as_fd()]);
         assert!(
             matches!(&answer, FromDatapath::Installed { unknown_ports, .. } if unknown_ports.is_empty()),
             "{answer:?}"
         );
-        hosts.push((datapath, agent));
-        beds.push(bed);
-        addresses.push(address);
     }
 
-    let address = SocketAddr::new(addresses[1], 7000);
-    let listener = netns::within(beds[1].namespace(), || TcpListener::bind(address))
+    /// A socket in an instance.
+    fn socket(&self, host: usize) -> UdpSocket {
+        let bind = || UdpSocket::bind((self.addresses[host], 7000)).unwrap();
+        let socket = netns::within(self.beds[host].namespace(), bind).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(2000)))
+            .unwrap();
+        socket
+    }
+}
+
+fn borrowed(descriptors: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+    descriptors.iter().map(AsFd::as_fd).collect()
+}
+
+/// What one TCP stream moves from an instance of one datapath to an instance of another one.
+fn stream_between_hosts(test: &str, shape: Shape) {
+    const BYTES: usize = 2 << 20;
+    let site = Site::start(test, shape);
+    site.install(0, false);
+    site.install(1, false);
+    let address = SocketAddr::new(site.addresses[1], 7000);
+    let listener = netns::within(site.beds[1].namespace(), || TcpListener::bind(address))
         .unwrap()
         .unwrap();
     let received = std::thread::scope(|scope| {
-        let near = beds[0].namespace();
+        let near = site.beds[0].namespace();
         scope.spawn(move || {
             let send = || -> io::Result<()> {
                 let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
@@ -365,7 +454,7 @@ fn stream_between_hosts(test: &str, features: LaneFeatures, vnet_header: bool) {
     assert_eq!(received.len(), BYTES);
     assert!(received.iter().all(|byte| *byte == 0xa5));
 
-    for (_, agent) in &hosts {
+    for (_, agent) in &site.hosts {
         let (answer, _) = ask(agent, &ToDatapath::Report, &[]);
         let FromDatapath::Report { report } = answer else {
             panic!("{answer:?}")
@@ -380,17 +469,227 @@ fn stream_between_hosts(test: &str, features: LaneFeatures, vnet_header: bool) {
 #[test]
 fn a_stream_passes_between_two_datapaths() {
     if bed::is_root() {
-        stream_between_hosts("fast", LaneFeatures::default(), true);
+        stream_between_hosts("fast", USUAL);
     }
 }
 
 #[test]
 fn a_stream_passes_between_two_datapaths_without_any_offload() {
     if bed::is_root() {
-        let none = LaneFeatures {
+        let features = LaneFeatures {
             gso: false,
             gro: false,
         };
-        stream_between_hosts("slow", none, false);
+        stream_between_hosts(
+            "slow",
+            Shape {
+                features,
+                vnet_header: false,
+                ..USUAL
+            },
+        );
     }
+}
+
+#[test]
+fn a_stream_passes_between_datapaths_of_two_shards_whatever_queues_the_devices_have() {
+    if bed::is_root() {
+        for queues in [1, 2, 3] {
+            let shape = Shape {
+                shards: 2,
+                queues,
+                ..USUAL
+            };
+            stream_between_hosts(&format!("two{queues}"), shape);
+        }
+    }
+}
+
+#[test]
+fn a_datapath_with_two_shards_says_so_and_wants_a_lane_for_each() {
+    let datapath = Datapath::start_with("shards", 2, None);
+    let agent = datapath.agent();
+    let hello = ToDatapath::Hello {
+        version: seam::VERSION,
+    };
+    let (answer, _) = ask(&agent, &hello, &[]);
+    let FromDatapath::Hello {
+        shards, lane_keys, ..
+    } = answer
+    else {
+        panic!("{answer:?}")
+    };
+    assert_eq!(shards, 2);
+    let keys = [1, 2].map(|byte| PrivateKey::from_bytes([byte; 32]).public_key());
+    assert_eq!(lane_keys, keys);
+    let lane = lane();
+    assert!(matches!(
+        ask(&agent, &set_lanes(), &[lane.as_fd()]).0,
+        FromDatapath::Refused { .. }
+    ));
+    assert_eq!(
+        ask(&agent, &set_lanes(), &[lane.as_fd(), lane.as_fd()]).0,
+        FromDatapath::Done
+    );
+}
+
+#[test]
+fn a_datapath_that_stands_by_delivers_and_reads_no_port_until_it_is_told_and_none_once_retired() {
+    if !bed::is_root() {
+        return;
+    }
+    for shards in [1, 2] {
+        let shape = Shape {
+            shards,
+            queues: usize::from(shards),
+            ..USUAL
+        };
+        let site = Site::start(&format!("by{shards}"), shape);
+        site.install(0, false);
+        site.install(1, true);
+        let hello = ToDatapath::Hello {
+            version: seam::VERSION,
+        };
+        assert!(matches!(
+            ask(&site.hosts[1].1, &hello, &[]).0,
+            FromDatapath::Hello { standby: true, .. }
+        ));
+        let (one, two) = (site.socket(0), site.socket(1));
+        let mut bytes = [0; 16];
+        let mut hears = |socket: &UdpSocket, patience: u64| -> Option<u8> {
+            socket
+                .set_read_timeout(Some(Duration::from_millis(patience)))
+                .unwrap();
+            socket.recv(&mut bytes).ok().map(|_| bytes[0])
+        };
+        one.send_to(&[1], two.local_addr().unwrap()).unwrap();
+        assert_eq!(hears(&two, 5000), Some(1), "what the lanes receive is delivered");
+        two.send_to(&[2], one.local_addr().unwrap()).unwrap();
+        assert_eq!(hears(&one, 200), None, "a predecessor reads the port");
+        site.install(1, false);
+        assert_eq!(hears(&one, 5000), Some(2), "nothing that waited is lost");
+
+        assert_eq!(
+            ask(&site.hosts[1].1, &ToDatapath::Retire, &[]).0,
+            FromDatapath::Done
+        );
+        two.send_to(&[3], one.local_addr().unwrap()).unwrap();
+        assert_eq!(hears(&one, 200), None, "a successor reads the port");
+        one.send_to(&[4], two.local_addr().unwrap()).unwrap();
+        assert_eq!(hears(&two, 5000), Some(4), "the lanes go on");
+    }
+}
+
+#[test]
+fn a_device_that_is_gone_is_told_once_though_every_shard_finds_it_out() {
+    if !bed::is_root() {
+        return;
+    }
+    let shape = Shape {
+        shards: 2,
+        queues: 2,
+        ..USUAL
+    };
+    let mut site = Site::start("gone", shape);
+    site.install(1, false);
+    drop(site.beds.remove(1));
+    let agent = &site.hosts[1].1;
+    let told = agent.receive().unwrap().unwrap();
+    let gone = FromDatapath::Event {
+        event: Event::PortGone { port: PortId(4) },
+    };
+    assert_eq!(serde_json::from_slice::<FromDatapath>(&told.bytes).unwrap(), gone);
+    std::thread::sleep(Duration::from_millis(200));
+    let (answer, _) = ask(agent, &ToDatapath::Report, &[]);
+    assert!(matches!(answer, FromDatapath::Report { .. }), "{answer:?}");
+}
+
+#[test]
+fn the_host_document_says_how_many_shards_there_are_and_without_it_each_core_has_one() {
+    assert_eq!(shards(&tidegate_fixtures::host("full")).get(), 64);
+    let cores = std::thread::available_parallelism().unwrap().get().min(64);
+    for undecided in [tidegate_fixtures::host("minimal"), PathBuf::from("/nowhere")] {
+        assert_eq!(usize::from(shards(&undecided).get()), cores);
+    }
+}
+
+#[test]
+fn every_shard_has_a_key_of_its_own_and_another_one_at_each_start() {
+    let most = NonZeroU8::new(64).unwrap();
+    let starts = [(); 2].map(|()| configurations(most).unwrap());
+    let keys: BTreeSet<String> = starts
+        .iter()
+        .flatten()
+        .map(|config| config.lane_key.public_key().to_base64())
+        .collect();
+    assert_eq!(keys.len(), 128);
+    for (number, config) in starts[0].iter().enumerate() {
+        assert_eq!(usize::from(config.id.0), number);
+        assert!(config.frames.large >= 8, "fewer than there are open trains");
+    }
+}
+
+#[test]
+fn a_datapath_that_is_told_so_ends() {
+    let datapath = Datapath::start("end");
+    let agent = datapath.agent();
+    assert_eq!(ask(&agent, &ToDatapath::End, &[]).0, FromDatapath::Done);
+    assert!(datapath.ends());
+}
+
+#[test]
+fn asked_to_end_it_asks_for_a_successor_and_goes_on_until_that_has_taken_over() {
+    let mut supervisor = Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = Pid::from_child(&supervisor);
+    let mut datapath = Datapath::start_with("leave", 1, Some(pid));
+    let agent = datapath.agent();
+    let hello = ToDatapath::Hello {
+        version: seam::VERSION,
+    };
+    ask(&agent, &hello, &[]);
+    datapath.terminate();
+    let event = |agent: &Connection| -> FromDatapath {
+        serde_json::from_slice(&agent.receive().unwrap().unwrap().bytes).unwrap()
+    };
+    let leaving = FromDatapath::Event {
+        event: Event::Leaving,
+    };
+    assert_eq!(event(&agent), leaving);
+    // Nothing in this child catches the signal.
+    assert_eq!(supervisor.wait().unwrap().signal(), Some(libc::SIGUSR1));
+    assert!(matches!(
+        ask(&agent, &ToDatapath::Report, &[]).0,
+        FromDatapath::Report { .. }
+    ));
+    let next = datapath.agent();
+    ask(&next, &hello, &[]);
+    assert_eq!(event(&next), leaving, "an agent that starts meanwhile is told");
+    assert!(!datapath.ends());
+    assert_eq!(ask(&next, &ToDatapath::End, &[]).0, FromDatapath::Done);
+    assert!(datapath.ends());
+}
+
+#[test]
+fn asked_to_end_without_a_supervisor_or_an_agent_or_twice_it_ends_at_once() {
+    let mut alone = Datapath::start("alone");
+    let _agent = alone.agent();
+    alone.terminate();
+    assert!(alone.ends());
+
+    let mut supervisor = Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = Pid::from_child(&supervisor);
+    let mut lonely = Datapath::start_with("lonely", 1, Some(pid));
+    lonely.terminate();
+    assert!(lonely.ends());
+    let mut twice = Datapath::start_with("twice", 1, Some(pid));
+    let agent = twice.agent();
+    let hello = ToDatapath::Hello {
+        version: seam::VERSION,
+    };
+    ask(&agent, &hello, &[]);
+    twice.terminate();
+    twice.terminate();
+    assert!(twice.ends());
+    // Asked once, by the last of them.
+    assert_eq!(supervisor.wait().unwrap().signal(), Some(libc::SIGUSR1));
 }

@@ -1,11 +1,12 @@
 //! A shard's thread: waits, runs one turn, waits again. What a turn is stands in [`super`].
 //!
-//! Nothing here waits for another thread, takes a lock or allocates while packets pass; mail is read only when the
-//! waker says that there is some.
+//! Nothing here waits for another thread, takes a lock or allocates while packets pass; mail and the rings of other
+//! shards are looked at without a wait.
 
 use super::lanes::{Arrivals, Lane, Lanes};
 use super::outputs::Outputs;
-use super::ports::{Port, Ports, Read};
+use super::ports::{self, Port, Ports, Read};
+use super::rings::Rings;
 use crate::seam::Event;
 use crate::sys::clock;
 use crate::sys::epoll::{Poller, Waker};
@@ -26,9 +27,9 @@ use tidegate_stack::stats::{DropReport, Report};
 use tidegate_stack::time::Instant;
 
 /// Packets that a turn takes from one port (a super-packet counts as one) before it looks at the others.
-const PORT_PACKETS: usize = 32;
-/// Bytes that a turn takes from one lane before it looks at the others.
-const LANE_BYTES: usize = 1 << 20;
+const PORT_PACKETS: usize = 64;
+/// Bytes that a turn takes from one lane before it looks at the others; one receive can bring as much.
+const LANE_BYTES: usize = 512 << 10;
 /// Receives that a turn makes on one lane: the bound where every message is a single datagram.
 const LANE_RECEIVES: usize = 32;
 /// Descriptors that one wait tells of; the rest are still ready at the next.
@@ -38,19 +39,21 @@ const MAIL: usize = 2;
 /// How long the control thread waits for an answer. A turn lasts milliseconds: a shard that is later is broken.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Tokens: a port's is its number, a lane's starts at `LANES`.
-const LANES: u64 = 1 << 32;
-const WAKER: u64 = 1 << 33;
+/// Tokens: a port's are its own ([`ports::of_token`]), a lane's start at `LANES`.
+const LANES: u64 = 1 << 62;
+const WAKER: u64 = 1 << 63;
 
 /// What the control thread asks of a shard. Every piece has one answer.
 pub(super) enum Mail {
-    /// Put a snapshot in force and poll these ports, in order, and no others. Answer: [`Reply::Installed`].
+    /// Put a snapshot in force and read these ports, in order, and no others. Answer: [`Reply::Installed`].
     Install {
         /// The snapshot.
         snapshot: Arc<Snapshot>,
-        /// The ports that it names.
+        /// The ports that it names, or none while a predecessor reads them.
         ports: Vec<PortId>,
     },
+    /// Read no port any more. Answer: [`Reply::Done`], when what was read is on its way.
+    Retire,
     /// Take these lanes in place of the former ones. Answer: [`Reply::Done`].
     SetLanes {
         /// The lanes, in the order of [`LaneKind`].
@@ -58,9 +61,9 @@ pub(super) enum Mail {
         /// Whether what comes out of tunnels is glued to super-packets.
         glue: bool,
     },
-    /// Take a port's queue. Answer: [`Reply::Done`].
+    /// Take a port's queues. Answer: [`Reply::Done`].
     AddPort(Port),
-    /// Close a port's queue. Answer: [`Reply::Done`].
+    /// Close a port's queues. Answer: [`Reply::Done`].
     RemovePort(PortId),
     /// Tell the state. Answer: [`Reply::Report`].
     Report,
@@ -111,7 +114,6 @@ struct Worker {
     batch: Batch,
     arrivals: Arrivals,
     poller: Poller,
-    waker: Waker,
     mail: Receiver<Mail>,
     replies: SyncSender<Reply>,
     events: Events,
@@ -119,17 +121,17 @@ struct Worker {
 }
 
 impl Mailbox {
-    /// Starts the thread of shard `number`. When it fails or panics, the whole process ends: whoever started it starts
+    /// Starts a shard's thread. When it fails or panics, the whole process ends: whoever started it starts
     /// it anew, and the agent hands over the descriptors that it keeps.
-    pub(super) fn spawn(number: usize, config: ShardConfig, events: Events) -> io::Result<Self> {
+    pub(super) fn spawn(config: ShardConfig, rings: Rings, events: Events) -> io::Result<Self> {
+        let number = config.id.0;
         let (mail, incoming) = sync_channel(MAIL);
         let (outgoing, replies) = sync_channel(MAIL);
-        let waker = Waker::new()?;
-        let handle = waker.try_clone()?;
+        let waker = rings.waker()?;
         let thread = std::thread::Builder::new()
             .name(format!("shard-{number}"))
             .spawn(move || {
-                let run = || Worker::new(config, handle, incoming, outgoing, events)?.run();
+                let run = || Worker::new(config, rings, incoming, outgoing, events)?.run();
                 match catch_unwind(AssertUnwindSafe(run)) {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => {
@@ -179,23 +181,23 @@ fn ended() -> io::Error {
 impl Worker {
     fn new(
         config: ShardConfig,
-        waker: Waker,
+        rings: Rings,
         mail: Receiver<Mail>,
         replies: SyncSender<Reply>,
         events: Events,
     ) -> io::Result<Self> {
         let poller = Poller::new(READY)?;
-        poller.add(waker.as_fd(), WAKER)?;
+        poller.add(rings.as_fd(), WAKER)?;
         Ok(Self {
             shard: Shard::new(config),
             outputs: Outputs {
                 ports: Ports::new(),
                 lanes: Lanes::new(),
+                rings,
             },
             batch: Batch::new(PORT_PACKETS),
             arrivals: Arrivals::new(),
             poller,
-            waker,
             mail,
             replies,
             events,
@@ -207,7 +209,9 @@ impl Worker {
         let mut now = clock::now();
         while !self.stopping {
             let due = self.shard.poll_timeout();
-            self.poller.wait(due.map(|due| due.saturating_since(now)))?;
+            let left = due.map(|due| due.saturating_since(now));
+            let (rings, poller) = (&self.outputs.rings, &mut self.poller);
+            rings.sleep(|may_sleep| poller.wait(if may_sleep { left } else { Some(Duration::ZERO) }))?;
             now = clock::now();
             self.turn(now);
         }
@@ -216,6 +220,9 @@ impl Worker {
 
     fn turn(&mut self, now: Instant) {
         let mut mailed = false;
+        while let Some(frame) = self.outputs.rings.reclaim() {
+            self.shard.recycle(frame);
+        }
         for index in 0..self.poller.ready() {
             let Some(readiness) = self.poller.readiness(index) else {
                 continue;
@@ -225,20 +232,24 @@ impl Worker {
                 LANES => self.drain_lane(LaneKind::Site, now),
                 token if token > LANES => self.drain_lane(LaneKind::Foreign, now),
                 // An error on a TUN queue means one thing: its device is gone.
-                token if readiness.broken => self.outputs.ports.note_gone(PortId(token as u32)),
-                token => self.drain_port(PortId(token as u32), now),
+                token if readiness.broken => self.outputs.ports.note_gone(ports::of_token(token).0),
+                token => self.drain_port(ports::of_token(token), now),
             }
+        }
+        for other in 0..self.outputs.rings.count() {
+            self.take_over(other, now);
         }
         if self.shard.poll_timeout().is_some_and(|due| due <= now) {
             self.shard.handle_timeout(now, &mut self.outputs);
         }
         self.shard.flush(now, &mut self.outputs);
         self.outputs.lanes.send();
+        self.outputs.rings.ring();
         while let Some(port) = self.outputs.ports.poll_gone(&self.poller) {
             self.tell(Event::PortGone { port });
         }
         if mailed {
-            self.waker.rest();
+            self.outputs.rings.rest();
             while let Ok(mail) = self.mail.try_recv() {
                 let reply = self.obey(mail, now);
                 // The queue has room for the answers of all mail that fits in the other one.
@@ -247,21 +258,31 @@ impl Worker {
         }
     }
 
-    fn drain_port(&mut self, port: PortId, now: Instant) {
-        let mut left = PORT_PACKETS;
-        while left > 0 {
-            self.batch.clear();
-            let read = self.outputs.ports.read(port, &mut self.batch);
-            if !self.batch.is_empty() {
-                left = left.saturating_sub(self.batch.filled().len());
-                self.shard
-                    .handle_port(port, &mut self.batch, now, &mut self.outputs);
-            }
-            match read {
-                Read::More if self.batch.is_empty() => return,
-                Read::More => {}
-                Read::Drained => return,
-                Read::Gone => return self.outputs.ports.note_gone(port),
+    /// Reads a port's queue until it is empty or has had its turn; what is left there is told by the next wait.
+    fn drain_port(&mut self, (port, queue): (PortId, usize), now: Instant) {
+        self.batch.clear();
+        let read = self.outputs.ports.read(port, queue, &mut self.batch);
+        if !self.batch.is_empty() {
+            self.shard
+                .handle_port(port, &mut self.batch, now, &mut self.outputs);
+        }
+        if read == Read::Gone {
+            self.outputs.ports.note_gone(port);
+        }
+    }
+
+    /// Handles what another shard passed on, up to what a port may bring in a turn.
+    fn take_over(&mut self, from: usize, now: Instant) {
+        let mut bytes = 0;
+        for _ in 0..PORT_PACKETS {
+            let Some(handover) = self.outputs.rings.receive(from) else {
+                return;
+            };
+            let spent = self.shard.handle_handover(handover, now, &mut self.outputs);
+            bytes += spent.packet().len();
+            self.outputs.rings.give_back(from, spent);
+            if bytes >= ports::BATCH_BYTES {
+                return;
             }
         }
     }
@@ -302,6 +323,7 @@ impl Worker {
                 self.shard.set_glue(glue);
                 outputs.lanes.replace(lanes, LANES, &self.poller)
             }
+            Mail::Retire => outputs.ports.poll_only(Vec::new(), &self.poller),
             Mail::AddPort(port) => outputs.ports.add(port, &self.poller),
             Mail::RemovePort(port) => outputs.ports.remove(port, &self.poller),
             Mail::Report => return Reply::Report(Box::new(self.report())),

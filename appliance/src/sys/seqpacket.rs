@@ -20,8 +20,8 @@ use tokio::io::unix::AsyncFd;
 
 /// Most bytes of a message.
 pub(crate) const MAX_BYTES: usize = 64 << 10;
-/// Most descriptors of a message.
-pub(crate) const MAX_DESCRIPTORS: usize = 64;
+/// Most descriptors of a message: the lanes of as many shards as there can be, and the foreign one.
+pub(crate) const MAX_DESCRIPTORS: usize = 65;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;
 
@@ -50,6 +50,12 @@ impl Listener {
                 format!("{} is in use: another process listens there", path.display()),
             ));
         }
+        Self::replace(path, mode)
+    }
+
+    /// As [`Listener::bind`], but takes the name from whoever listens there: who connects from now on comes here, and
+    /// connections of before live on.
+    pub(crate) fn replace(path: &Path, mode: u32) -> io::Result<Self> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(format!(".{}", std::process::id()));
         let temporary = Path::new(&temporary);
@@ -349,6 +355,16 @@ mod tests {
         );
         // The attempt above connected and went away.
         assert!(listener.accept().unwrap().receive().unwrap().is_none());
+        let before = Connection::connect(&path).unwrap();
+        let successor = Listener::replace(&path, 0o600).unwrap();
+        let after = Connection::connect(&path).unwrap();
+        for (near, far) in [(before, listener), (after, successor)] {
+            near.send(b"to whom?", &[]).unwrap();
+            assert_eq!(
+                far.accept().unwrap().receive().unwrap().unwrap().bytes,
+                b"to whom?"
+            );
+        }
         assert_eq!(
             std::fs::read_dir(&folder).unwrap().count(),
             1,
