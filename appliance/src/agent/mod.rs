@@ -18,6 +18,7 @@ pub(crate) mod api;
 mod applications;
 pub(crate) mod attach;
 mod attachments;
+pub(crate) mod cluster;
 mod datapath;
 mod journal;
 pub(crate) mod keys;

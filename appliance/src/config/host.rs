@@ -5,7 +5,7 @@ use super::decode::{Unique, Value};
 use super::report::Report;
 use super::values::{device, endpoint, ipv4_prefix, label, number16, ordinal, path, public_key, switch, vni};
 use ipnet::Ipv4Net;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use tidegate_stack::plan::{HostOrdinal, PublicKey, Vni};
@@ -16,6 +16,8 @@ pub(crate) use super::values::Switch;
 pub(crate) const DEFAULT_TENANT: &str = "default";
 /// The foreign lane's port where the document sets none.
 pub(crate) const DEFAULT_WIREGUARD_PORT: u16 = 51820;
+/// The site link's port where the document sets none.
+pub(crate) const DEFAULT_CONTROL_PORT: u16 = 4668;
 /// Lanes listen on the 128 ports behind the foreign lane's.
 const MAX_WIREGUARD_PORT: u16 = u16::MAX - 128;
 /// How many shards a datapath can run.
@@ -63,8 +65,27 @@ pub(crate) struct ClusterDocument {
     pub(crate) wireguard_port: u16,
     /// File of the foreign lane's private key; `None`: `foreign.key` in the state folder.
     pub(crate) foreign_private_key_file: Option<PathBuf>,
+    /// UDP port of the link between the hosts of the site.
+    pub(crate) control_port: u16,
+    /// The site's certificate authority.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// This host's certificate.
+    pub(crate) certificate_file: Option<PathBuf>,
+    /// Its private key.
+    pub(crate) private_key_file: Option<PathBuf>,
+    /// The other hosts of the site.
+    pub(crate) hosts: Vec<SiteHostDocument>,
     /// Peers with fixed keys.
     pub(crate) peers: Vec<PeerDocument>,
+}
+
+/// Another host of the site.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SiteHostDocument {
+    /// Its name.
+    pub(crate) host_id: String,
+    /// Where it is.
+    pub(crate) address: IpAddr,
 }
 
 impl Default for ClusterDocument {
@@ -73,6 +94,11 @@ impl Default for ClusterDocument {
             interface: None,
             wireguard_port: DEFAULT_WIREGUARD_PORT,
             foreign_private_key_file: None,
+            control_port: DEFAULT_CONTROL_PORT,
+            ca_file: None,
+            certificate_file: None,
+            private_key_file: None,
+            hosts: Vec::new(),
             peers: Vec::new(),
         }
     }
@@ -212,6 +238,11 @@ fn cluster(value: &Value<'_>, ordinals: &mut Unique<HostOrdinal>) -> Option<Clus
         let interface = keys.optional("interface", device);
         let wireguard_port = keys.optional("wireguard-port", number16(1..=MAX_WIREGUARD_PORT));
         let foreign_private_key_file = keys.optional("foreign-private-key-file", path);
+        let control_port = keys.optional("control-port", number16(1..=u16::MAX));
+        let ca_file = keys.optional("ca-file", path);
+        let certificate_file = keys.optional("certificate-file", path);
+        let private_key_file = keys.optional("private-key-file", path);
+        let hosts = keys.optional("hosts", site_hosts).unwrap_or_default();
         let peers = keys
             .optional("peers", |value| peers(value, ordinals))
             .unwrap_or_default();
@@ -219,7 +250,25 @@ fn cluster(value: &Value<'_>, ordinals: &mut Unique<HostOrdinal>) -> Option<Clus
             interface,
             wireguard_port: wireguard_port.unwrap_or(DEFAULT_WIREGUARD_PORT),
             foreign_private_key_file,
+            control_port: control_port.unwrap_or(DEFAULT_CONTROL_PORT),
+            ca_file,
+            certificate_file,
+            private_key_file,
+            hosts,
             peers,
+        })
+    })
+}
+
+fn site_hosts(value: &Value<'_>) -> Option<Vec<SiteHostDocument>> {
+    value.list(|item| {
+        item.group(|keys| {
+            let host_id = keys.required("host-id", label);
+            let address = keys.required("address", |value| value.word()?.parse().ok());
+            Some(SiteHostDocument {
+                host_id: host_id?,
+                address: address?,
+            })
         })
     })
 }
