@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use tidegate_stack::plan::{HostOrdinal, Membership, NetworkKind, PublicKey, Vni};
 
-
 /// A host's record. The last writer wins, by [`Stamp`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -104,4 +103,3 @@ pub(crate) struct InstanceRecord {
     /// Whether it may be sent to.
     pub(crate) ready: bool,
 }
-
