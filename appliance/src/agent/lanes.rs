@@ -236,13 +236,7 @@ impl Agent {
 
 /// The ports of a generation's lanes, in the order of the shards.
 fn lane_ports(base: u16, generation: u64) -> impl Iterator<Item = u16> {
-    let first = base
-        + 1
-        + if generation % 2 == 0 {
-            0
-        } else {
-            LANES_PER_GENERATION
-        };
+    let first = base + 1 + LANES_PER_GENERATION * u16::from(generation % 2 == 1);
     first..first + LANES_PER_GENERATION
 }
 
