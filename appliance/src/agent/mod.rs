@@ -4,8 +4,11 @@
 //!
 //! 1. **a call** from the control socket ([`api`]): `apply` and `delete` ([`applications`]), `attach` and `detach`
 //!    ([`attachments`]), and questions ([`reports`]);
-//! 2. **the datapath** came, went, or tells something ([`adoption`], [`datapath`]);
-//! 3. **time**: a device whose namespace died is detached, an underlay whose MTU changed makes another plan.
+//! 2. **the datapath** came, went, or tells something ([`adoption`], [`datapath`]), or another one takes over from it
+//!    ([`handover`]);
+//! 3. **the site**: another host tells something new about itself ([`site`]);
+//! 4. **time**: a device whose namespace died is detached, an underlay whose MTU or addresses changed
+//!    makes another plan.
 //!
 //! Each ends in the same way: an [`Intent`] becomes a plan ([`reconcile`]), the datapath installs it, the [`journal`]
 //! keeps it. An intent that makes no plan, or that the datapath refuses, leaves everything as it was.
@@ -18,33 +21,32 @@ pub(crate) mod api;
 mod applications;
 pub(crate) mod attach;
 mod attachments;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "the agent takes part in its site with the next change"
-    )
-)]
 pub(crate) mod cluster;
 mod datapath;
+mod handover;
 mod journal;
 pub(crate) mod keys;
+mod lanes;
+mod peers;
 pub(crate) mod reconcile;
 mod reports;
+mod site;
 #[cfg(test)]
 mod tests;
 pub(crate) mod underlay;
 
 use crate::cli::Places;
 use crate::config::host::{self, HostDocument};
-use crate::seam::{Event, LaneSockets, PlanDigest};
+use crate::seam::{Event, PlanDigest};
 use anyhow::Context as _;
 use api::{Call, ConnectionId, Refusal, Request, Response};
 use attachments::Reservation;
 use datapath::{DatapathClient, EncodedPlan, Greeting};
+use handover::Retired;
 use journal::{Journal, Record};
+use lanes::{ForeignLane, LaneProblems, Lanes};
 use reconcile::{Applications, Inputs, Keys};
+use site::SiteLink;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -54,14 +56,14 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use underlay::Underlay;
 
-/// How often a datapath that is away is looked for: it must be found again within 200 ms.
-const RECONNECT: Duration = Duration::from_millis(100);
+/// How often a datapath that is away is looked for: nothing passes from its restart until it is found.
+const RECONNECT: Duration = Duration::from_millis(20);
 /// How long a verb waits for a datapath that is away.
 const DATAPATH_PATIENCE: Duration = Duration::from_secs(5);
 /// How often devices are looked at: the datapath's event about a dead one is only a hint.
 const DEVICE_CHECK: Duration = Duration::from_secs(2);
-/// How often the underlay's MTU is looked at.
-const UNDERLAY_CHECK: Duration = Duration::from_secs(10);
+/// How often the underlay's MTU and addresses are looked at, and what couldn't be begun is tried again.
+const UNDERLAY_CHECK: Duration = Duration::from_secs(2);
 /// Calls that wait for their turn.
 const WAITING_CALLS: usize = 64;
 
@@ -105,12 +107,6 @@ struct Intent {
     record: Record,
 }
 
-/// The lanes' sockets.
-struct Lanes {
-    sockets: Vec<OwnedFd>,
-    named: LaneSockets,
-}
-
 /// The agent's whole state.
 struct Agent {
     places: Places,
@@ -121,10 +117,19 @@ struct Agent {
     intent: Intent,
     /// Duplicates of the queues of every port: a datapath that starts gets them from here.
     queues: BTreeMap<PortId, Vec<OwnedFd>>,
+    /// The lanes of the datapath that reads the ports.
     lanes: Option<Lanes>,
+    foreign: Option<ForeignLane>,
+    /// The lanes of its successor, while there is one.
+    successors_lanes: Option<Lanes>,
+    site: SiteLink,
     /// What connections prepared and haven't committed yet.
     reservations: BTreeMap<ConnectionId, Reservation>,
     datapath: DatapathClient,
+    /// Whether it said that it leaves: a successor is looked for.
+    leaving: bool,
+    /// The one before, until what is in flight to it has arrived.
+    retired: Option<Retired>,
     /// What the datapath said when the connection began.
     greeting: Option<Greeting>,
     in_force: Option<PlanDigest>,
@@ -133,8 +138,7 @@ struct Agent {
     problems: Vec<String>,
     /// What of the boot folder was left out.
     boot_problems: Vec<String>,
-    /// Why there are no lanes.
-    lane_problem: Option<String>,
+    lane_problems: LaneProblems,
 }
 
 impl Agent {
@@ -147,7 +151,7 @@ impl Agent {
                 %error, assumed_mtu = underlay::USUAL_MTU,
                 "the underlay's device isn't known, so neither is its MTU: set `cluster.interface` in the host document"
             );
-            Underlay { device: host.cluster.interface.clone(), mtu: underlay::USUAL_MTU }
+            Underlay { device: host.cluster.interface.clone(), mtu: underlay::USUAL_MTU, addresses: Vec::new() }
         });
         let mut agent = Self {
             places: places.clone(),
@@ -161,20 +165,29 @@ impl Agent {
             },
             queues: BTreeMap::new(),
             lanes: None,
+            foreign: None,
+            successors_lanes: None,
+            site: SiteLink::default(),
             reservations: BTreeMap::new(),
             datapath: DatapathClient::new(places.datapath_socket()),
+            leaving: false,
+            retired: None,
             greeting: None,
             in_force: None,
             epoch: 0,
             problems: Vec::new(),
             boot_problems: Vec::new(),
-            lane_problem: None,
+            lane_problems: LaneProblems::default(),
         };
         agent
             .intent
             .record
             .peers
             .number(agent.host.cluster.peers.iter().map(|peer| peer.public_key));
+        agent.intent.record.boots += 1;
+        if !agent.has_site() {
+            agent.intent.record.hosts.clear();
+        }
         agent.apply_boot_folder();
         // They stay true whatever comes into force later.
         agent.boot_problems = std::mem::take(&mut agent.problems);
@@ -200,6 +213,7 @@ impl Agent {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut reconnect = interval(RECONNECT);
+        let mut successor = interval(RECONNECT);
         let mut devices = interval(DEVICE_CHECK);
         let mut underlay = interval(UNDERLAY_CHECK);
         loop {
@@ -209,10 +223,15 @@ impl Agent {
                 _ = interrupt.recv() => return Ok(()),
                 event = self.datapath.event() => match event {
                     Some(Event::PortGone { port }) => self.handle_port_gone(port).await,
-                    Some(Event::Leaving) => {}
-                    None => reconnect.reset_immediately(),
+                    Some(Event::Leaving) => self.leaving = true,
+                    None => {
+                        self.leaving = false;
+                        reconnect.reset_immediately();
+                    }
                 },
                 _ = reconnect.tick(), if !connected => self.look_for_datapath().await,
+                _ = successor.tick(), if self.leaving => self.look_for_successor().await,
+                () = Self::drained(&self.retired) => self.end_retired().await,
                 call = calls.recv() => match call {
                     Some(Call::Request { connection, request, descriptors, answer }) => {
                         let response = self.handle(connection, request, descriptors).await;
@@ -222,6 +241,7 @@ impl Agent {
                     Some(Call::Ended(connection)) => self.forget_reservation(connection),
                     None => return Ok(()),
                 },
+                () = self.site.changed() => self.note_site().await,
                 _ = devices.tick(), if !self.queues.is_empty() => self.look_at_devices().await,
                 _ = underlay.tick() => self.look_at_underlay().await,
             }
@@ -244,23 +264,30 @@ impl Agent {
             Request::Networks => Ok(self.networks()),
             Request::Instances => Ok(self.instances().await),
             Request::Status => Ok(self.status().await),
-            Request::Peers => self.peers().await,
+            Request::Peers => Ok(self.peers().await),
             Request::Drops => self.drops().await,
         };
         outcome.unwrap_or_else(Response::Refused)
     }
 
-    /// Makes the plan of an intent.
-    fn plan(&self, intent: &Intent) -> Result<EncodedPlan, Vec<String>> {
-        let plan = reconcile::plan(&Inputs {
+    /// What a plan for an intent follows from.
+    fn inputs<'a>(&'a self, intent: &'a Intent) -> Inputs<'a> {
+        Inputs {
             host: &self.host,
             applications: &intent.applications,
             attachments: &intent.record.attachments,
+            hosts: &intent.record.hosts,
             peers: &intent.record.peers,
             keys: &self.keys,
             underlay_mtu: self.underlay.mtu,
-        })
-        .map_err(|errors| errors.0.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+            addresses: &self.underlay.addresses,
+        }
+    }
+
+    /// Makes the plan of an intent.
+    fn plan(&self, intent: &Intent) -> Result<EncodedPlan, Vec<String>> {
+        let plan = reconcile::plan(&self.inputs(intent))
+            .map_err(|errors| errors.0.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         EncodedPlan::of(&plan).map_err(|error| vec![format!("the plan can't be encoded: {error}")])
     }
 
@@ -284,6 +311,8 @@ impl Agent {
             return Err(Refusal::because(error));
         }
         self.problems.clear();
+        self.note_conflicts();
+        self.publish();
         Ok(self.epoch)
     }
 
@@ -291,7 +320,7 @@ impl Agent {
         if self.in_force == Some(plan.digest) {
             return Ok(());
         }
-        self.epoch = self.datapath.install(plan).await?;
+        self.epoch = self.datapath.install(plan, false).await?;
         self.in_force = Some(plan.digest);
         tracing::info!(
             epoch = self.epoch,
@@ -302,6 +331,7 @@ impl Agent {
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
+        self.note_time();
         self.intent.record.applications = self
             .intent
             .applications
@@ -317,14 +347,24 @@ impl Agent {
     }
 
     async fn look_at_underlay(&mut self) {
+        self.look_for_successor().await;
         self.look_for_lanes().await;
+        self.join_site().await;
+        self.note_site().await;
+        if self.time_is_stale()
+            && let Err(error) = self.save()
+        {
+            self.tell_problem(format!("{error:#}"));
+        }
         let Ok(found) = underlay::find(&self.host) else {
             return;
         };
         if found == self.underlay {
             return;
         }
-        tracing::info!(device = found.device, mtu = found.mtu, "the underlay changed");
+        tracing::info!(
+            device = found.device, mtu = found.mtu, addresses = ?found.addresses, "the underlay changed"
+        );
         self.underlay = found;
         self.set_fragmentation();
         if self.datapath.is_connected()

@@ -2,9 +2,10 @@
 
 use super::api::{
     ApplicationLine, ApplicationList, DatapathStatus, DropExample, DropLine, DropList, InstanceLine,
-    InstanceList, NetworkLine, NetworkList, PeerLine, PeerList, ProcessStatus, Status, UnderlayStatus,
+    InstanceList, NetworkLine, NetworkList, ProcessStatus, RemoteInstanceLine, Status, UnderlayStatus,
 };
 use super::attachments::addresses;
+use super::journal::Record;
 use super::{Agent, Refusal, Response, reconcile};
 use crate::sys::process::Process;
 use std::net::IpAddr;
@@ -84,9 +85,30 @@ impl Agent {
             re_attach_needed: self.re_attach_needed(attachment),
             traffic: traffic(attachment.port),
         });
-        Response::Instances(InstanceList {
-            instances: lines.collect(),
-        })
+        let instances = lines.collect();
+        let mut elsewhere: Vec<_> = self
+            .instances_elsewhere()
+            .map(|(host, instance)| RemoteInstanceLine {
+                host: host.to_owned(),
+                tenant: instance.tenant.clone(),
+                application: instance.application.clone(),
+                instance: reconcile::instance_name(&instance.service, instance.number),
+                addresses: addresses(&instance.addresses),
+                ready: instance.ready,
+            })
+            .collect();
+        elsewhere.sort_by(|a, b| {
+            let key = |line: &RemoteInstanceLine| {
+                (
+                    line.tenant.clone(),
+                    line.application.clone(),
+                    line.instance.clone(),
+                    line.host.clone(),
+                )
+            };
+            key(a).cmp(&key(b))
+        });
+        Response::Instances(InstanceList { instances, elsewhere })
     }
 
     /// `status`.
@@ -118,7 +140,13 @@ impl Agent {
             site: self.host.site.clone(),
             ordinal: self.host.ordinal.get(),
             public_key: self.keys.foreign_lane.public_key().to_base64(),
-            lane: self.lanes.as_ref().and_then(|lanes| lanes.named.foreign),
+            generation: self.lanes.as_ref().map(|lanes| lanes.generation),
+            lanes: self
+                .lanes
+                .as_ref()
+                .map_or_else(Vec::new, |lanes| lanes.ports.clone()),
+            site_link: self.site_status(),
+            lane: self.foreign.as_ref().map(|lane| lane.listen),
             underlay: UnderlayStatus {
                 device: self.underlay.device.clone(),
                 mtu: self.underlay.mtu,
@@ -128,39 +156,16 @@ impl Agent {
             datapath,
             applications: self.intent.applications.len(),
             instances: self.intent.record.attachments.len(),
-            peers: self.host.cluster.peers.len(),
+            peers: self.host.cluster.peers.len() + self.intent.record.hosts.len(),
             problems: self
                 .problems
                 .iter()
-                .chain(&self.lane_problem)
+                .chain(self.lane_problems.iter())
+                .chain(self.site.problems())
                 .chain(&self.boot_problems)
                 .cloned()
                 .collect(),
         }))
-    }
-
-    /// `peers`.
-    pub(super) async fn peers(&mut self) -> Result<Response, Refusal> {
-        let report = self.report().await?;
-        let lines = self.host.cluster.peers.iter().map(|peer| {
-            let id = self.intent.record.peers.get(&peer.public_key);
-            let told = report.peers.iter().find(|line| Some(line.peer) == id);
-            let endpoint = told.and_then(|line| line.endpoint).or(peer.endpoint);
-            let family = endpoint.map_or(reconcile::Family::Ipv4, reconcile::Family::of);
-            PeerLine {
-                name: peer.name.clone(),
-                ordinal: peer.ordinal.get(),
-                public_key: peer.public_key.to_base64(),
-                endpoint,
-                handshake_age_ms: told.and_then(|line| line.handshake_age_ms),
-                rtt_ms: told.and_then(|line| line.rtt_ms),
-                mtu: reconcile::inner_mtu(self.underlay.mtu, family).get(),
-                traffic: told.map(|line| line.traffic).unwrap_or_default(),
-            }
-        });
-        let mut peers: Vec<_> = lines.collect();
-        peers.sort_by_key(|peer| peer.ordinal);
-        Ok(Response::Peers(PeerList { peers }))
     }
 
     /// `drops`.
@@ -207,9 +212,14 @@ impl Agent {
         )
     }
 
-    fn peer_of(&self, id: PeerId) -> String {
-        let mut peers = self.host.cluster.peers.iter();
-        let peer = peers.find(|peer| self.intent.record.peers.get(&peer.public_key) == Some(id));
+    pub(super) fn peer_of(&self, id: PeerId) -> String {
+        let Record { peers, hosts, .. } = &self.intent.record;
+        let mut hosts = hosts.keys();
+        if let Some(host) = hosts.find(|name| peers.get_host(name) == Some(id)) {
+            return host.clone();
+        }
+        let mut foreign = self.host.cluster.peers.iter();
+        let peer = foreign.find(|peer| peers.get(&peer.public_key) == Some(id));
         peer.map_or_else(|| format!("peer {id}"), |peer| peer.name.clone())
     }
 

@@ -90,6 +90,13 @@ impl Default for ClusterDocument {
     }
 }
 
+impl ClusterDocument {
+    /// The other hosts of the site that the document names.
+    pub(crate) fn hosts(&self) -> &[LinkHostDocument] {
+        self.link.as_ref().map_or(&[], |link| &link.hosts)
+    }
+}
+
 /// The link between the hosts of a site: who may take part is proven by certificates.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LinkDocument {

@@ -20,7 +20,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use events::{CertificateFault, SiteEvent, SiteEventKind};
+pub(crate) use events::SiteEvent;
 pub(crate) use record::HostRecord;
 
 use certificates::Clock;
