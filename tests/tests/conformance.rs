@@ -1,0 +1,137 @@
+//! Every WireGuard that isn't ours finds in our host one of its own kind: sessions live through their renewals, and
+//! follow a peer that moves.
+
+mod peers;
+
+use std::net::{IpAddr, SocketAddr};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tidegate_fixtures as fixtures;
+use tidegate_tests::{Lab, Pings, is_long, wait_until};
+
+use peers::{ALL, BORING6, Connected, GO4, handshake_age, told};
+
+const INTERVAL: Duration = Duration::from_millis(100);
+
+#[test]
+fn sessions_with_either_program_live_through_rekeys_over_both_families_with_and_without_preshared_key()
+-> Result<()> {
+    let Some(lab) = Lab::up_fixture("tgt-conform", &fixtures::topology("conformance"))? else {
+        return Ok(());
+    };
+    // A session is renewed after 120 s (Rekey-After-Time): twice in the long form.
+    let (length, rekeys) = if is_long() {
+        (Duration::from_secs(330), 2)
+    } else {
+        (Duration::from_secs(8), 0)
+    };
+    let connected: Vec<Connected> = ALL
+        .iter()
+        .map(|name| Connected::up(&lab, name))
+        .collect::<Result<_>>()?;
+
+    let count = u32::try_from(length.as_millis() / INTERVAL.as_millis())?;
+    let database = lab.address("shop-db-1", "-6")?;
+    let pings: Vec<[Pings; 2]> = connected
+        .iter()
+        .map(|peer| {
+            let (part, address) = (peer.container.part(), peer.container.ipv4());
+            Ok([
+                Pings::start(&lab, "shop-web-1", address, count, INTERVAL)?,
+                Pings::start(&lab, part, database, count, INTERVAL)?,
+            ])
+        })
+        .collect::<Result<_>>()?;
+    let renewed = count_renewals(&lab, length)?;
+    let mut failures = Vec::new();
+    for ((name, pings), renewed) in ALL.iter().zip(pings).zip(renewed) {
+        let [to_it, from_it] = pings;
+        let (to_it, from_it) = (to_it.lost()?, from_it.lost()?);
+        println!("{name}: {to_it} and {from_it} of {count} pings lost, {renewed} rekeys");
+        if to_it + from_it > 0 || renewed < rekeys {
+            failures.push(*name);
+        }
+    }
+    ensure!(
+        failures.is_empty(),
+        "{} lost pings or were not renewed",
+        failures.join(", ")
+    );
+    drop(connected);
+    lab.close()
+}
+
+/// How often each peer's session was made anew, as our host sees it: its age went back.
+fn count_renewals(lab: &Lab, length: Duration) -> Result<Vec<u32>> {
+    let began = Instant::now();
+    let mut renewed = vec![0; ALL.len()];
+    let mut ages = vec![0; ALL.len()];
+    while began.elapsed() < length {
+        let peers = told(lab)?;
+        for ((name, age), renewed) in ALL.iter().zip(&mut ages).zip(&mut renewed) {
+            let now = handshake_age(&peers, name)?;
+            *renewed += u32::from(now < *age);
+            *age = now;
+        }
+        sleep(Duration::from_secs(1));
+    }
+    Ok(renewed)
+}
+
+#[test]
+fn session_follows_a_peer_to_another_address_and_to_another_port() -> Result<()> {
+    let Some(lab) = Lab::up_fixture("tgt-roam", &fixtures::topology("conformance"))? else {
+        return Ok(());
+    };
+    for (name, moved, prefix) in [(GO4, "192.0.2.161", 24), (BORING6, "2001:db8:1::167", 64)] {
+        let peer = Connected::up(&lab, name)?;
+        let web = lab.address("shop-web-1", "-4")?;
+        let pings = Pings::start(&lab, peer.container.part(), web, 60, INTERVAL)?;
+
+        let address: IpAddr = moved.parse()?;
+        let family = if address.is_ipv4() { "-4" } else { "-6" };
+        for line in [
+            "sysctl -qw net.ipv4.conf.eth0.promote_secondaries=1".to_owned(),
+            format!("ip address add {moved}/{prefix} dev eth0"),
+            format!("ip {family} address del {}/{prefix} dev eth0", peer.address),
+        ] {
+            lab.run(name, &line.split_whitespace().collect::<Vec<_>>())?;
+        }
+        follows(&lab, &peer, SocketAddr::new(address, 51820))?;
+        lab.run(
+            name,
+            &["wg", "set", peer.wireguard.device(), "listen-port", "51999"],
+        )?;
+        follows(&lab, &peer, SocketAddr::new(address, 51999))?;
+
+        let lost = pings.lost()?;
+        println!("{name} moved twice: {lost} of 60 pings lost");
+        // The program's own socket is closed and opened again in between.
+        ensure!(lost <= 5, "{name} lost {lost} pings on the way");
+    }
+    lab.close()
+}
+
+/// Our host knows where the peer is now, and speaks to it there.
+fn follows(lab: &Lab, peer: &Connected, endpoint: SocketAddr) -> Result<()> {
+    wait_until(
+        &format!("{} is known to be at {endpoint}", peer.name),
+        Duration::from_secs(5),
+        || {
+            let peers = told(lab)?;
+            let known = peers::field(&peers, peer.name, "endpoint")?;
+            Ok(known.as_str() == Some(&endpoint.to_string()))
+        },
+    )?;
+    let lost = Pings::start(lab, "shop-web-1", peer.container.ipv4(), 10, INTERVAL)?
+        .lost()
+        .with_context(|| format!("towards {} at {endpoint}", peer.name))?;
+    ensure!(
+        lost == 0,
+        "{lost} of 10 pings to {} at {endpoint} were lost",
+        peer.name
+    );
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! The peers of the topology `conformance`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tidegate_fixtures as fixtures;
+use tidegate_tests::{Container, ForeignPeer, Lab, Pings, Program, WireGuard};
+
+/// All but the newcomer: two programs, over two families, without and with a preshared key.
+pub(crate) const ALL: [&str; 8] = [
+    GO4,
+    "go4-psk",
+    "go6",
+    "go6-psk",
+    "boring4",
+    "boring4-psk",
+    BORING6,
+    "boring6-psk",
+];
+pub(crate) const GO4: &str = "go4";
+pub(crate) const BORING6: &str = "boring6";
+pub(crate) const NEWCOMER: &str = "newcomer";
+/// The number that the application's document sets.
+const VNI: u32 = 4242;
+const FIRST_ORDINAL: u8 = 201;
+
+/// A peer that is up, with a container behind it.
+pub(crate) struct Connected {
+    pub(crate) name: &'static str,
+    /// On the underlay.
+    pub(crate) address: IpAddr,
+    pub(crate) container: Container,
+    pub(crate) wireguard: WireGuard,
+}
+
+impl Connected {
+    /// Starts it, and waits until its container and an instance of ours have met in both families.
+    pub(crate) fn up(lab: &Lab, name: &'static str) -> Result<Self> {
+        let peer = Self::start(lab, name)?;
+        let part = peer.container.part();
+        for address in [lab.address("shop-web-1", "-4")?, lab.address("shop-db-1", "-6")?] {
+            Pings::start(lab, part, address, 3, Duration::from_millis(100))?
+                .lost()
+                .with_context(|| format!("{name} asks for {address}"))?;
+        }
+        Ok(peer)
+    }
+
+    /// Starts it.
+    pub(crate) fn start(lab: &Lab, name: &'static str) -> Result<Self> {
+        let position = ALL.iter().chain(&[NEWCOMER]).position(|known| *known == name);
+        let position = u8::try_from(position.with_context(|| format!("no peer {name}"))?)?;
+        let is_ipv6 = name.contains('6');
+        let peer = ForeignPeer {
+            node: name,
+            program: if name.starts_with("boring") {
+                Program::BoringtunCli
+            } else {
+                Program::WireguardGo
+            },
+            ordinal: FIRST_ORDINAL + position,
+            host: if is_ipv6 { "2001:db8:1::11" } else { "192.0.2.11" }.parse()?,
+            key: fixtures::key(name),
+            preshared_key: name.ends_with("-psk").then(|| fixtures::key("preshared")),
+        };
+        let network = if is_ipv6 { "2001:db8:1::" } else { "192.0.2." };
+        Ok(Self {
+            name,
+            address: format!("{network}{}", 61 + position).parse()?,
+            wireguard: peer.up(lab)?,
+            container: peer.container(lab, VNI)?,
+        })
+    }
+}
+
+/// What our host says about its peers.
+pub(crate) fn told(lab: &Lab) -> Result<Value> {
+    lab.tidegate("h1", &["peers"])
+}
+
+/// One thing that our host says about one of them.
+pub(crate) fn field<'a>(told: &'a Value, name: &str, field: &str) -> Result<&'a Value> {
+    let list = told.get("peers").and_then(Value::as_array);
+    let peer = list
+        .into_iter()
+        .flatten()
+        .find(|peer| peer.get("name").and_then(Value::as_str) == Some(name));
+    peer.and_then(|peer| peer.get(field))
+        .with_context(|| format!("peers prints no {field} of {name}"))
+}
+
+/// Milliseconds since the session in use with a peer was made.
+pub(crate) fn handshake_age(told: &Value, name: &str) -> Result<u64> {
+    field(told, name, "handshake-age-ms")?
+        .as_u64()
+        .with_context(|| format!("no session with {name}"))
+}
