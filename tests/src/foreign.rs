@@ -217,10 +217,12 @@ impl Program {
     fn command_line(self, device: &str) -> Result<Vec<String>> {
         let words: &[&str] = match self {
             Self::WireguardGo => &["wireguard-go", "-f", device],
+            // A connected socket keeps its address, and wouldn't follow the machine to another.
             Self::BoringtunCli => &[
                 &boringtun_cli()?,
                 "--foreground",
                 "--disable-drop-privileges",
+                "--disable-connected-udp",
                 device,
             ],
         };

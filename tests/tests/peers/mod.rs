@@ -1,6 +1,6 @@
 //! The peers of the topology `conformance`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -24,6 +24,8 @@ pub(crate) const BORING6: &str = "boring6";
 pub(crate) const NEWCOMER: &str = "newcomer";
 /// The number that the application's document sets.
 const VNI: u32 = 4242;
+/// Port of our host's foreign lane.
+const LANE: u16 = 51820;
 const FIRST_ORDINAL: u8 = 201;
 
 /// A peer that is up, with a container behind it.
@@ -31,6 +33,8 @@ pub(crate) struct Connected {
     pub(crate) name: &'static str,
     /// On the underlay.
     pub(crate) address: IpAddr,
+    /// Where our host listens for it.
+    pub(crate) host: SocketAddr,
     pub(crate) container: Container,
     pub(crate) wireguard: WireGuard,
 }
@@ -69,6 +73,7 @@ impl Connected {
         Ok(Self {
             name,
             address: format!("{network}{}", 61 + position).parse()?,
+            host: SocketAddr::new(peer.host, LANE),
             wireguard: peer.up(lab)?,
             container: peer.container(lab, VNI)?,
         })
