@@ -1,6 +1,6 @@
 //! The peers of the topology `conformance`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -22,10 +22,15 @@ pub(crate) const ALL: [&str; 8] = [
 pub(crate) const GO4: &str = "go4";
 pub(crate) const BORING6: &str = "boring6";
 pub(crate) const NEWCOMER: &str = "newcomer";
+/// It holds no key.
+pub(crate) const STRANGER: &str = "stranger";
+/// Our host.
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
+const HOST_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11);
 /// The number that the application's document sets.
 const VNI: u32 = 4242;
 /// Port of our host's foreign lane.
-const LANE: u16 = 51820;
+pub(crate) const LANE: u16 = 51820;
 const FIRST_ORDINAL: u8 = 201;
 
 /// A peer that is up, with a container behind it.
@@ -65,7 +70,7 @@ impl Connected {
                 Program::WireguardGo
             },
             ordinal: FIRST_ORDINAL + position,
-            host: if is_ipv6 { "2001:db8:1::11" } else { "192.0.2.11" }.parse()?,
+            host: if is_ipv6 { HOST_IPV6.into() } else { HOST.into() },
             key: fixtures::key(name),
             preshared_key: name.ends_with("-psk").then(|| fixtures::key("preshared")),
         };
@@ -77,6 +82,11 @@ impl Connected {
             wireguard: peer.up(lab)?,
             container: peer.container(lab, VNI)?,
         })
+    }
+
+    /// Ends its WireGuard; the container stays, and reaches nothing any more.
+    pub(crate) fn end(self) -> Container {
+        self.container
     }
 }
 

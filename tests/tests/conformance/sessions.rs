@@ -1,7 +1,4 @@
-//! Every WireGuard that isn't ours finds in our host one of its own kind: sessions live through their renewals, and
-//! follow a peer that moves.
-
-mod peers;
+//! Sessions live through their renewals, and follow a peer that moves.
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
@@ -11,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use tidegate_fixtures as fixtures;
 use tidegate_tests::{Lab, Pings, is_long, wait_until};
 
-use peers::{ALL, BORING6, Connected, GO4, handshake_age, told};
+use crate::peers::{ALL, BORING6, Connected, GO4, LANE, field, handshake_age, told};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -105,7 +102,7 @@ fn session_follows_a_peer_to_another_address_and_to_another_port() -> Result<()>
             let (key, host) = (lab.public_key("h1")?, peer.host.to_string());
             lab.run(name, &["wg", "set", device, "peer", &key, "endpoint", &host])?;
         }
-        follows(&lab, &peer, SocketAddr::new(address, 51820))?;
+        follows(&lab, &peer, SocketAddr::new(address, LANE))?;
         lab.run(name, &["wg", "set", device, "listen-port", "51999"])?;
         follows(&lab, &peer, SocketAddr::new(address, 51999))?;
 
@@ -124,7 +121,7 @@ fn follows(lab: &Lab, peer: &Connected, endpoint: SocketAddr) -> Result<()> {
         Duration::from_secs(5),
         || {
             let peers = told(lab)?;
-            let known = peers::field(&peers, peer.name, "endpoint")?;
+            let known = field(&peers, peer.name, "endpoint")?;
             Ok(known.as_str() == Some(&endpoint.to_string()))
         },
     )?;
