@@ -1,17 +1,18 @@
 //! Numbered UDP datagrams at a steady pace, and which of them arrive.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::{Lab, Pace};
 
-/// Length of a datagram, its number included.
+/// Length of a datagram.
 const LENGTH: usize = 200;
 const PORT: u16 = 9000;
 /// How long after the last one was sent nothing more is on the way.
@@ -35,6 +36,8 @@ pub struct Heard {
     pub arrived: u32,
     /// Datagrams that arrived again.
     pub repeated: u32,
+    /// How long 99 of 100 of those that arrived were on the way at most.
+    pub p99: Duration,
 }
 
 impl Stream {
@@ -56,29 +59,33 @@ impl Stream {
         let sender = lab.inside(from, || Ok(UdpSocket::bind(wildcard)?))?;
 
         let all_sent = AtomicBool::new(false);
-        let (seen, repeated) = thread::scope(|scope| {
-            let listening = scope.spawn(|| listen(&listener, &all_sent));
-            let sent = self.send(&sender, destination);
+        let began = Instant::now();
+        let (arrivals, repeated) = thread::scope(|scope| {
+            let listening = scope.spawn(|| listen(&listener, began, &all_sent));
+            let sent = self.send(&sender, destination, began);
             all_sent.store(true, Ordering::Relaxed);
             let Ok(heard) = listening.join() else {
                 bail!("the listener panicked")
             };
             sent.and(heard)
         })?;
+        let mut delays: Vec<Duration> = arrivals.into_values().collect();
+        delays.sort_unstable();
         Ok(Heard {
             sent: self.count,
-            arrived: u32::try_from(seen.len())?,
+            arrived: u32::try_from(delays.len())?,
             repeated,
+            p99: delays.get(delays.len() * 99 / 100).copied().unwrap_or_default(),
         })
     }
 
-    fn send(self, socket: &UdpSocket, destination: SocketAddr) -> Result<()> {
+    /// A datagram is its number, when it was sent, and zeros.
+    fn send(self, socket: &UdpSocket, destination: SocketAddr, began: Instant) -> Result<()> {
         let mut pace = Pace::new(self.per_second);
-        let mut datagram = [0; LENGTH];
         for number in 0..self.count {
-            if let Some(place) = datagram.first_chunk_mut() {
-                *place = number.to_be_bytes();
-            }
+            let sent = u64::try_from(began.elapsed().as_nanos())?;
+            let mut datagram = [number.to_be_bytes().as_slice(), &sent.to_be_bytes()].concat();
+            datagram.resize(LENGTH, 0);
             socket.send_to(&datagram, destination)?;
             pace.wait();
         }
@@ -97,32 +104,40 @@ impl fmt::Display for Heard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of {} lost, {} arrived twice",
+            "{} of {} lost, {} arrived twice, p99 {:.1?}",
             self.lost(),
             self.sent,
-            self.repeated
+            self.repeated,
+            self.p99
         )
     }
 }
 
-/// The numbers that arrive until there is silence after the last one was sent, and how many came again.
-fn listen(socket: &UdpSocket, all_sent: &AtomicBool) -> Result<(BTreeSet<[u8; 4]>, u32)> {
-    let (mut seen, mut repeated) = (BTreeSet::new(), 0);
+/// What arrives until there is silence after the last one was sent: how long each number was on the way, and how many
+/// came again.
+fn listen(
+    socket: &UdpSocket,
+    began: Instant,
+    all_sent: &AtomicBool,
+) -> Result<(HashMap<u32, Duration>, u32)> {
+    let (mut arrivals, mut repeated) = (HashMap::new(), 0);
     let mut buffer = [0; LENGTH];
     loop {
-        let was_all = all_sent.load(Ordering::Relaxed);
+        let were_all_sent = all_sent.load(Ordering::Relaxed);
         match socket.recv(&mut buffer) {
             Ok(LENGTH) => {
-                if let Some(number) = buffer.first_chunk()
-                    && !seen.insert(*number)
-                {
+                let (number, rest) = buffer.split_first_chunk().context("too short")?;
+                let sent = rest.first_chunk().context("too short")?;
+                let sent = Duration::from_nanos(u64::from_be_bytes(*sent));
+                let delay = began.elapsed().saturating_sub(sent);
+                if arrivals.insert(u32::from_be_bytes(*number), delay).is_some() {
                     repeated += 1;
                 }
             }
             Ok(length) => bail!("a datagram of {length} bytes"),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                if was_all {
-                    return Ok((seen, repeated));
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if were_all_sent {
+                    return Ok((arrivals, repeated));
                 }
             }
             Err(error) => return Err(error.into()),

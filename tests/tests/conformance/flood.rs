@@ -1,4 +1,5 @@
 //! Strangers who knock faster than a host can answer, from everywhere at once.
+#![expect(clippy::print_stdout, reason = "a story tells what it measured")]
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use tidegate_fixtures as fixtures;
-use tidegate_tests::{Forged, Lab, Pace, Stream, wait_until};
+use tidegate_tests::{Container, ForeignPeer, Forged, Lab, Pace, Stream, wait_until};
 
-use crate::peers::{Connected, GO4, HOST, LANE, NEWCOMER, STRANGER};
+use crate::peers::{Connected, GO4, HOST, LANE, NEWCOMER, STRANGER, VNI, foreign};
 
 const PER_SECOND: u32 = 20_000;
 /// Benchmarking addresses (RFC 2544), so many that hardly one comes twice.
@@ -61,6 +62,8 @@ fn withstand(name: &str, sources: Sources, asking: Asking) -> Result<()> {
     }
     let peer = Connected::up(&lab, GO4)?;
     let web = lab.address("shop-web-1", "-4")?;
+    let newcomer = foreign(NEWCOMER)?;
+    let container = newcomer.container(&lab, VNI)?;
     let mut forged = Forged::new(&lab.public_key("h1")?)?;
     let is_over = AtomicBool::new(false);
 
@@ -68,7 +71,7 @@ fn withstand(name: &str, sources: Sources, asking: Asking) -> Result<()> {
         let flood = scope.spawn(|| lab.inside(STRANGER, || flood(&mut forged, sources, &is_over)));
         sleep(Duration::from_secs(1));
         let heard = scope.spawn(|| STREAM.run(&lab, peer.container.part(), "shop-web-1", web));
-        let connected = newcomer_connects(&lab, web, asking);
+        let connected = newcomer_connects(&lab, &newcomer, &container, web, asking);
         let heard = heard.join();
         is_over.store(true, Ordering::Relaxed);
         (flood.join(), heard, connected)
@@ -93,7 +96,7 @@ fn withstand(name: &str, sources: Sources, asking: Asking) -> Result<()> {
         connected < Duration::from_secs(5),
         "the newcomer connected after {connected:?}"
     );
-    drop(peer);
+    drop((container, peer));
     lab.close()
 }
 
@@ -123,14 +126,17 @@ fn flood(forged: &mut Forged, sources: Sources, is_over: &AtomicBool) -> Result<
 }
 
 /// How long a peer that wasn't there before needs, from its start, until something passes.
-fn newcomer_connects(lab: &Lab, web: IpAddr, asking: Asking) -> Result<Duration> {
-    let newcomer = Connected::start(lab, NEWCOMER)?;
+fn newcomer_connects(
+    lab: &Lab,
+    newcomer: &ForeignPeer,
+    container: &Container,
+    web: IpAddr,
+    asking: Asking,
+) -> Result<Duration> {
     let began = Instant::now();
-    let (container, web) = (newcomer.container.ipv4().to_string(), web.to_string());
-    let ways = [
-        (newcomer.container.part(), web.as_str()),
-        ("shop-web-1", container.as_str()),
-    ];
+    let _wireguard = newcomer.up(lab)?;
+    let (address, web) = (container.ipv4().to_string(), web.to_string());
+    let ways = [(container.part(), web.as_str()), ("shop-web-1", address.as_str())];
     let ways = match asking {
         Asking::It => &ways[..1],
         Asking::Both => &ways[..],

@@ -28,10 +28,9 @@ pub(crate) const STRANGER: &str = "stranger";
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
 const HOST_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11);
 /// The number that the application's document sets.
-const VNI: u32 = 4242;
+pub(crate) const VNI: u32 = 4242;
 /// Port of our host's foreign lane.
 pub(crate) const LANE: u16 = 51820;
-const FIRST_ORDINAL: u8 = 201;
 
 /// A peer that is up, with a container behind it.
 pub(crate) struct Connected {
@@ -47,7 +46,14 @@ pub(crate) struct Connected {
 impl Connected {
     /// Starts it, and waits until its container and an instance of ours have met in both families.
     pub(crate) fn up(lab: &Lab, name: &'static str) -> Result<Self> {
-        let peer = Self::start(lab, name)?;
+        let foreign = foreign(name)?;
+        let peer = Self {
+            name,
+            address: address(name)?,
+            host: SocketAddr::new(foreign.host, LANE),
+            container: foreign.container(lab, VNI)?,
+            wireguard: foreign.up(lab)?,
+        };
         let part = peer.container.part();
         for address in [lab.address("shop-web-1", "-4")?, lab.address("shop-db-1", "-6")?] {
             Pings::start(lab, part, address, 3, Duration::from_millis(100))?
@@ -57,37 +63,53 @@ impl Connected {
         Ok(peer)
     }
 
-    /// Starts it.
-    pub(crate) fn start(lab: &Lab, name: &'static str) -> Result<Self> {
-        let position = ALL.iter().chain(&[NEWCOMER]).position(|known| *known == name);
-        let position = u8::try_from(position.with_context(|| format!("no peer {name}"))?)?;
-        let is_ipv6 = name.contains('6');
-        let peer = ForeignPeer {
-            node: name,
-            program: if name.starts_with("boring") {
-                Program::BoringtunCli
-            } else {
-                Program::WireguardGo
-            },
-            ordinal: FIRST_ORDINAL + position,
-            host: if is_ipv6 { HOST_IPV6.into() } else { HOST.into() },
-            key: fixtures::key(name),
-            preshared_key: name.ends_with("-psk").then(|| fixtures::key("preshared")),
-        };
-        let network = if is_ipv6 { "2001:db8:1::" } else { "192.0.2." };
-        Ok(Self {
-            name,
-            address: format!("{network}{}", 61 + position).parse()?,
-            host: SocketAddr::new(peer.host, LANE),
-            wireguard: peer.up(lab)?,
-            container: peer.container(lab, VNI)?,
-        })
-    }
-
     /// Ends its WireGuard; the container stays, and reaches nothing any more.
     pub(crate) fn end(self) -> Container {
         self.container
     }
+}
+
+/// A peer as the topology knows it, not started yet.
+pub(crate) fn foreign(name: &'static str) -> Result<ForeignPeer> {
+    Ok(ForeignPeer {
+        node: name,
+        program: if name.starts_with("boring") {
+            Program::BoringtunCli
+        } else {
+            Program::WireguardGo
+        },
+        ordinal: 201 + position(name)?,
+        host: if is_ipv6(name) {
+            HOST_IPV6.into()
+        } else {
+            HOST.into()
+        },
+        key: fixtures::key(name),
+        preshared_key: name.ends_with("-psk").then(|| fixtures::key("preshared")),
+    })
+}
+
+/// A peer's address on the underlay.
+fn address(name: &str) -> Result<IpAddr> {
+    let host = 61 + position(name)?;
+    let text = if is_ipv6(name) {
+        format!("2001:db8:1::{host}")
+    } else {
+        format!("192.0.2.{host}")
+    };
+    Ok(text.parse()?)
+}
+
+fn is_ipv6(name: &str) -> bool {
+    name.contains('6')
+}
+
+/// In the order of the topology.
+fn position(name: &str) -> Result<u8> {
+    let position = ALL.iter().chain(&[NEWCOMER]).position(|known| *known == name);
+    Ok(u8::try_from(
+        position.with_context(|| format!("no peer {name}"))?,
+    )?)
 }
 
 /// What our host says about its peers.
