@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::running::{command, succeed};
+use crate::running::{attempt, command, succeed};
 use crate::{Lab, Running, wait_until};
 
 /// Our host, as all topologies with foreign peers name it.
@@ -108,9 +108,14 @@ impl ForeignPeer {
         words.extend(["endpoint", &endpoint, "allowed-ips", &allowed]);
         lab.run(self.node, &words)?;
 
-        let (address, mtu) = (format!("{}/24", self.vtep()), self.tunnel_mtu().to_string());
-        lab.run(self.node, &["ip", "address", "add", &address, "dev", device])?;
-        lab.run(self.node, &["ip", "link", "set", device, "mtu", &mtu, "up"])?;
+        let (vtep, mtu) = (self.vtep(), self.tunnel_mtu());
+        lab.run_lines(
+            self.node,
+            &format!(
+                "ip address add {vtep}/24 dev {device}
+                 ip link set {device} mtu {mtu} up"
+            ),
+        )?;
         Ok(wireguard)
     }
 
@@ -126,34 +131,36 @@ impl ForeignPeer {
             ipv4: Ipv4Addr::new(172, 19, self.ordinal, 5),
             ipv6: self.container_ipv6(lab)?,
         };
-        let (namespace, vtep, mtu) = (&container.namespace, self.vtep(), self.inner_mtu());
+        let (namespace, vtep, mtu) = (
+            &container.namespace,
+            self.vtep(),
+            self.tunnel_mtu() - VXLAN_OVERHEAD,
+        );
+        // A killed run may have left it: nobody else's lab has this name.
+        attempt(command(["ip", "netns", "delete", namespace])?)?;
         succeed(command(["ip", "netns", "add", namespace])?)?;
-        for line in [
-            format!(
-                "ip link add vxlan0 mtu {mtu} type vxlan id {vni} local {vtep} remote {HOST_VTEP} dstport 4789"
+        lab.run_lines(
+            self.node,
+            &format!(
+                "ip link add vxlan0 mtu {mtu} type vxlan id {vni} local {vtep} remote {HOST_VTEP} dstport 4789
+                 ethtool -K vxlan0 tx off
+                 ip link add br0 type bridge
+                 ip link set vxlan0 master br0 up
+                 ip link set br0 up
+                 ip link add port mtu {mtu} type veth peer name eth0 mtu {mtu} netns {namespace}
+                 ip link set port master br0 up"
             ),
-            "ethtool -K vxlan0 tx off".to_owned(),
-            "ip link add br0 type bridge".to_owned(),
-            "ip link set vxlan0 master br0 up".to_owned(),
-            "ip link set br0 up".to_owned(),
-            format!("ip link add port mtu {mtu} type veth peer name eth0 mtu {mtu} netns {namespace}"),
-            "ip link set port master br0 up".to_owned(),
-        ] {
-            lab.run(self.node, &line.split_whitespace().collect::<Vec<_>>())?;
-        }
-        for line in [
-            format!("ip address add {}/16 dev eth0", container.ipv4),
-            format!("ip address add {}/64 dev eth0 nodad", container.ipv6),
-            "ip link set eth0 up".to_owned(),
-        ] {
-            lab.run(&container.part, &line.split_whitespace().collect::<Vec<_>>())?;
-        }
+        )?;
+        let (ipv4, ipv6) = (container.ipv4, container.ipv6);
+        lab.run_lines(
+            &container.part,
+            &format!(
+                "ip address add {ipv4}/16 dev eth0
+                 ip address add {ipv6}/64 dev eth0 nodad
+                 ip link set eth0 up"
+            ),
+        )?;
         Ok(container)
-    }
-
-    /// The largest packet that a container may send: less the underlay's IP, UDP, WireGuard and VXLAN.
-    pub fn inner_mtu(&self) -> u16 {
-        self.tunnel_mtu() - VXLAN_OVERHEAD
     }
 
     fn tunnel_mtu(&self) -> u16 {
@@ -233,7 +240,7 @@ impl Program {
 /// Where `.ci/packages.sh` puts it, or wherever PATH has it.
 fn boringtun_cli() -> Result<String> {
     const NAME: &str = "boringtun-cli";
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin");
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers/bin");
     let path = env::var_os("PATH").unwrap_or_default();
     let found = std::iter::once(tools)
         .chain(env::split_paths(&path))

@@ -188,6 +188,20 @@ impl Lab {
         succeed(self.within(part, words)?)
     }
 
+    /// Runs commands in a part of the lab, one a line, words apart by spaces; all must succeed.
+    ///
+    /// # Errors
+    /// When one doesn't, with what it said.
+    pub fn run_lines(&self, part: &str, lines: &str) -> Result<()> {
+        for line in lines.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if !words.is_empty() {
+                self.run(part, &words)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs a command in a part of the lab, whatever comes of it.
     ///
     /// # Errors

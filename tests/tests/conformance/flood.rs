@@ -17,7 +17,7 @@ const PER_SECOND: u32 = 20_000;
 const SOURCES: &str = "198.18.0.0/15";
 const STREAM: Stream = Stream {
     per_second: 1_000,
-    count: 8_000,
+    count: 6_000,
 };
 
 /// Where a flood comes from.
@@ -54,12 +54,8 @@ fn withstand(name: &str, sources: Sources, asking: Asking) -> Result<()> {
     let Some(lab) = Lab::up_fixture(name, &fixtures::topology("conformance"))? else {
         return Ok(());
     };
-    for (part, line) in [
-        (STRANGER, format!("ip route add local {SOURCES} dev lo")),
-        ("h1", format!("ip route add {SOURCES} via 192.0.2.70")),
-    ] {
-        lab.run(part, &line.split_whitespace().collect::<Vec<_>>())?;
-    }
+    lab.run_lines(STRANGER, &format!("ip route add local {SOURCES} dev lo"))?;
+    lab.run_lines("h1", &format!("ip route add {SOURCES} via 192.0.2.70"))?;
     let peer = Connected::up(&lab, GO4)?;
     let web = lab.address("shop-web-1", "-4")?;
     let newcomer = foreign(NEWCOMER)?;

@@ -11,6 +11,8 @@ use tidegate_tests::{Lab, Pings, is_long, wait_until};
 use crate::peers::{ALL, BORING6, Connected, GO4, LANE, field, handshake_age, told};
 
 const INTERVAL: Duration = Duration::from_millis(100);
+/// Age of a session that nobody renews yet, in milliseconds.
+const YOUNG: u64 = 60_000;
 
 #[test]
 fn sessions_with_either_program_live_through_rekeys_over_both_families_with_and_without_preshared_key()
@@ -22,7 +24,7 @@ fn sessions_with_either_program_live_through_rekeys_over_both_families_with_and_
     let (length, rekeys) = if is_long() {
         (Duration::from_secs(330), 2)
     } else {
-        (Duration::from_secs(8), 0)
+        (Duration::from_secs(5), 0)
     };
     let connected: Vec<Connected> = ALL
         .iter()
@@ -69,7 +71,8 @@ fn count_renewals(lab: &Lab, length: Duration) -> Result<Vec<u32>> {
         let peers = told(lab)?;
         for ((name, age), renewed) in ALL.iter().zip(&mut ages).zip(&mut renewed) {
             let now = handshake_age(&peers, name)?;
-            *renewed += u32::from(now < *age);
+            // A second handshake at the start, when both ends began one, renews nothing.
+            *renewed += u32::from(now < *age && *age > YOUNG);
             *age = now;
         }
         sleep(Duration::from_secs(1));
@@ -85,17 +88,19 @@ fn session_follows_a_peer_to_another_address_and_to_another_port() -> Result<()>
     for (name, moved, prefix) in [(GO4, "192.0.2.161", 24), (BORING6, "2001:db8:1::167", 64)] {
         let peer = Connected::up(&lab, name)?;
         let web = lab.address("shop-web-1", "-4")?;
-        let pings = Pings::start(&lab, peer.container.part(), web, 60, INTERVAL)?;
+        let pings = Pings::start(&lab, peer.container.part(), web, 40, INTERVAL)?;
 
         let address: IpAddr = moved.parse()?;
         let family = if address.is_ipv4() { "-4" } else { "-6" };
-        for line in [
-            "sysctl -qw net.ipv4.conf.eth0.promote_secondaries=1".to_owned(),
-            format!("ip address add {moved}/{prefix} dev eth0"),
-            format!("ip {family} address del {}/{prefix} dev eth0", peer.address),
-        ] {
-            lab.run(name, &line.split_whitespace().collect::<Vec<_>>())?;
-        }
+        lab.run_lines(
+            name,
+            &format!(
+                "sysctl -qw net.ipv4.conf.eth0.promote_secondaries=1
+                 ip address add {moved}/{prefix} dev eth0
+                 ip {family} address del {}/{prefix} dev eth0",
+                peer.address
+            ),
+        )?;
         let device = peer.wireguard.device();
         if name == GO4 {
             // What a machine's network manager does: this program holds on to the source address that it had.
@@ -107,7 +112,7 @@ fn session_follows_a_peer_to_another_address_and_to_another_port() -> Result<()>
         follows(&lab, &peer, SocketAddr::new(address, 51999))?;
 
         let lost = pings.lost()?;
-        println!("{name} moved twice: {lost} of 60 pings lost");
+        println!("{name} moved twice: {lost} of 40 pings lost");
         // The program's own socket is closed and opened again in between.
         ensure!(lost <= 5, "{name} lost {lost} pings on the way");
     }
