@@ -97,6 +97,9 @@ drop_reasons! {
     SendFailed => "send-failed",
     /// More answers of this kind were asked for than the rate limit allows (ICMP errors, RFC 4443 §2.4 f).
     RateLimited => "rate-limited",
+    /// A WireGuard handshake beyond what its source may begin (20 a second, bursts of 5) or what a host answers: asked
+    /// for a cookie, or left unanswered. Somebody floods, or very many hosts stand behind one address.
+    HandshakeFlood => "handshake-flood",
     /// A reply, error or answer that belongs to no flow.
     NoFlow => "no-flow",
 }

@@ -11,12 +11,36 @@ use std::net::SocketAddr;
 /// Where a datagram goes, and by which socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
-    /// The lane's number: the socket that it leaves by.
-    pub lane: usize,
+    /// The socket that it leaves by.
+    pub lane: LaneKind,
     /// The far end. An IPv4 address is written as one, never mapped into IPv6.
     pub endpoint: SocketAddr,
     /// The congestion field of the outer IP header.
     pub ecn: Ecn,
+}
+
+/// A shard's own WireGuard endpoints: which of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LaneKind {
+    /// Towards the lanes of the site's other hosts: one for each shard, with a key of its own life.
+    Site,
+    /// Towards foreign peers: its key and port are fixed, and only shard 0 has it.
+    Foreign,
+}
+
+/// A shard's number in its datapath, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardId(pub u8);
+
+/// What one shard passes to another.
+pub enum Handover {
+    /// A packet of a port whose flow lives there, as it came: to be handled as if that shard had read it.
+    Judge {
+        /// The packet.
+        frame: Frame,
+        /// The port that it came from.
+        port: PortId,
+    },
 }
 
 /// The outputs of a shard.
@@ -32,6 +56,13 @@ pub trait Egress {
 
     /// Gives a packet to a port's instance. False when the device didn't take it.
     fn deliver(&mut self, port: PortId, frame: &Frame) -> bool;
+
+    /// Passes something to another shard of this datapath. It comes back when that shard's ring is full (the caller
+    /// counts a drop). A frame that was passed on returns, spent, by [`Shard::recycle`](crate::shard::Shard::recycle).
+    ///
+    /// # Errors
+    /// The ring is full.
+    fn handover(&mut self, to: ShardId, handover: Handover) -> Result<(), Handover>;
 }
 
 /// Room for datagrams of one stride.

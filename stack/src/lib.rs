@@ -21,7 +21,7 @@
 //! What is in force comes from outside, as a [`plan::Plan`], compiled to a [`snapshot::Snapshot`].
 #![forbid(unsafe_code)]
 
-/// Whether boringtun's clock is a simulated one that stands still unless it is moved: never in a daemon.
+/// Whether this is a build for the simulation: never in a daemon.
 pub const SIMULATED: bool = cfg!(feature = "simulation");
 
 pub mod drop;

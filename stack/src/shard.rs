@@ -18,11 +18,11 @@ mod from_port;
 mod to_tunnel;
 
 use crate::drop::DropReason;
-use crate::egress::Egress;
+use crate::egress::{Egress, Handover, LaneKind, ShardId};
 use crate::flow::{Arrival, FlowTable, Verdict};
 use crate::frame::{Batch, Coalescer, Deliver, Frame, FramePool, PoolSizes};
 use crate::overlay::Neighbours;
-use crate::plan::{PeerId, PortId};
+use crate::plan::{PeerId, PortId, PrivateKey};
 use crate::responder::RateLimit;
 use crate::snapshot::{Policy, Snapshot};
 use crate::stats::{DropReport, PeerReport, PortReport, Report};
@@ -31,12 +31,19 @@ use crate::wire::Ecn;
 use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel};
 use counters::Counters;
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use to_tunnel::TrainBuffer;
 
 /// What a shard is made with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct ShardConfig {
+    /// Which shard of its datapath it is.
+    pub id: ShardId,
+    /// How many shards its datapath has, this one among them.
+    pub count: NonZeroU8,
+    /// The key of its own lane. It is drawn at each start, and lives as long as the shard.
+    pub lane_key: PrivateKey,
     /// Seeds the hashes of tables and the choice of identifiers: random in a daemon, fixed in a simulation.
     pub seed: u64,
     /// Most flows.
@@ -48,8 +55,8 @@ pub struct ShardConfig {
 /// Datagrams that arrived together from one source (UDP GRO): equal strides, the last may be shorter.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagrams<'a> {
-    /// The lane's number.
-    pub lane: usize,
+    /// The lane that they came to.
+    pub lane: LaneKind,
     /// The far end. An IPv4 address is written as one, never mapped into IPv6.
     pub source: SocketAddr,
     /// The congestion field of the outer IP header.
@@ -60,8 +67,6 @@ pub struct Datagrams<'a> {
     pub bytes: &'a [u8],
 }
 
-/// The lane that foreign peers, and so far all peers, are reached by.
-const FOREIGN_LANE: usize = 0;
 /// Room for the plaintext of one datagram: the longest there is.
 const LONGEST_PLAINTEXT: usize = 65_536;
 
@@ -229,6 +234,7 @@ impl Shard {
                 handshake_age_ms: peer.tunnel.session_age().map(|age| age.as_millis() as u64),
                 rtt_ms: peer.tunnel.rtt().map(|rtt| rtt.as_millis() as u32),
                 traffic: peer.traffic,
+                tunnels: Vec::new(),
             })
             .collect();
         peers.sort_by_key(|peer| peer.peer);
@@ -268,6 +274,26 @@ impl Shard {
         for frame in batch.filled() {
             self.packet_from_port(entry, frame, turn);
         }
+    }
+
+    /// What another shard passed on. The frame comes back spent: it belongs to that shard, which gets it by
+    /// [`Shard::recycle`].
+    pub fn handle_handover(&mut self, handover: Handover, now: Instant, egress: &mut impl Egress) -> Frame {
+        let Handover::Judge { mut frame, port } = handover;
+        let snapshot = self.snapshot.clone();
+        let policy = snapshot.as_ref().map(|snapshot| snapshot.policy());
+        match policy.and_then(|policy| Some((policy, policy.port(policy.port_slot(port)?)?))) {
+            Some((policy, entry)) => {
+                self.packet_from_port(entry, &mut frame, &mut Turn { policy, now, egress })
+            }
+            None => self.counters.drop(DropReason::UnknownPort),
+        }
+        frame
+    }
+
+    /// Takes back a frame that was passed to another shard.
+    pub fn recycle(&mut self, frame: Frame) {
+        self.pool.recycle(frame);
     }
 
     /// Datagrams that a lane's socket received.

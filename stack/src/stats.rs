@@ -65,6 +65,27 @@ pub struct PeerReport {
     pub rtt_ms: Option<u32>,
     /// Packets of networks and their bytes.
     pub traffic: Traffic,
+    /// The tunnels with it, by shard, generation and lane.
+    pub tunnels: Vec<TunnelReport>,
+}
+
+/// One tunnel: of one shard's lane with one lane of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelReport {
+    /// The shard.
+    pub shard: u8,
+    /// The peer's datapath generation; `None` for a foreign peer.
+    pub generation: Option<u64>,
+    /// The number of the peer's lane in that generation.
+    pub lane: u8,
+    /// Where it was last heard from, or where the plan says it is.
+    pub endpoint: Option<SocketAddr>,
+    /// Milliseconds since the session in use was made; `None` without a session.
+    pub handshake_age_ms: Option<u64>,
+    /// Round trip of the last handshake that this end began, in milliseconds.
+    pub rtt_ms: Option<u32>,
+    /// Datagrams of the session in use that never arrived, of 1000, as far as gaps in their counters tell.
+    pub loss_permille: Option<u16>,
 }
 
 /// One reason for drops.

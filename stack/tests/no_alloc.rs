@@ -15,10 +15,11 @@ use plans::Site;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::time::Duration;
-use tidegate_stack::egress::{Egress, Route, Slot};
+use tidegate_stack::egress::{Egress, Handover, LaneKind, Route, ShardId, Slot};
 use tidegate_stack::frame::{Batch, Frame, Offload, PoolSizes, Segmentation};
-use tidegate_stack::plan::{Plan, PortId};
+use tidegate_stack::plan::{Plan, PortId, PrivateKey};
 use tidegate_stack::shard::{Datagrams, Shard, ShardConfig};
 use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::time::Instant;
@@ -111,6 +112,10 @@ impl Egress for Outputs {
         self.largest = self.largest.max(frame.packet().len());
         true
     }
+
+    fn handover(&mut self, _to: ShardId, handover: Handover) -> Result<(), Handover> {
+        Err(handover)
+    }
 }
 
 struct Room<'a> {
@@ -148,12 +153,15 @@ impl Pair {
             ..Site::default()
         };
         let config = ShardConfig {
+            id: ShardId(0),
+            count: NonZeroU8::MIN,
+            lane_key: PrivateKey::from_bytes([0x5a; 32]),
             seed: 1,
             flows: 64,
             frames: PoolSizes { small: 64, large: 16 },
         };
         let mut pair = Self {
-            shards: [Shard::new(config), Shard::new(config)],
+            shards: [Shard::new(config.clone()), Shard::new(config)],
             outputs: [Outputs::new(), Outputs::new()],
             addresses: [0, 1].map(|host| site.address(host)),
             plans: [0, 1].map(|host| site.plan(host)),
@@ -185,7 +193,7 @@ impl Pair {
                 };
                 for (start, length, stride) in sent.batches.drain(..) {
                     let datagrams = Datagrams {
-                        lane: 0,
+                        lane: LaneKind::Foreign,
                         source: self.addresses[from],
                         ecn: Ecn::NotCapable,
                         stride,

@@ -370,7 +370,12 @@ fn a_peer_that_moves_is_followed() {
 fn a_peer_without_an_endpoint_is_answered_when_it_calls() {
     let mut world = World::quiet();
     forget_greetings(&mut world);
-    world.change_plan(0, |plan| plan.peers[0].endpoint = None);
+    world.change_plan(0, |plan| {
+        let Reach::Foreign(reach) = &mut plan.peers[0].reach else {
+            panic!("a foreign peer")
+        };
+        reach.endpoint = None;
+    });
     let crafted = world.between(H1, H2, false);
     let sent = world.tally().sent;
     world.send(H1, crafted.udp((4000, 4001), b"nobody knows where"));

@@ -4,7 +4,7 @@ use super::datapath::{Greeting, SeamError};
 use super::reconcile::{Family, fragments_outside};
 use super::{Agent, DATAPATH_PATIENCE, Lanes, RECONNECT, Refusal};
 use crate::config::host::Switch;
-use crate::seam::LaneFeatures;
+use crate::seam::{LaneFeatures, LaneSockets};
 use crate::sys::lane_socket;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd as _;
@@ -94,11 +94,14 @@ impl Agent {
 
     async fn agree_on_lanes(&mut self, greeting: &Greeting) -> Result<(), SeamError> {
         let port = self.host.cluster.wireguard_port;
-        let held = greeting.lanes.filter(|listen| listen.port() == port);
-        if let (Some(listen), None) = (held, &self.lanes) {
+        let held = greeting
+            .lanes
+            .clone()
+            .filter(|lanes| lanes.foreign.is_some_and(|listen| listen.port() == port));
+        if let (Some(named), None) = (held.clone(), &self.lanes) {
             self.lanes = Some(Lanes {
                 sockets: self.datapath.adopt(None).await?,
-                listen,
+                named,
             });
         }
         if self.lanes.is_none() {
@@ -120,7 +123,7 @@ impl Agent {
             gro: self.host.datapath.features.gro != Switch::Off,
         };
         self.datapath
-            .set_lanes(lanes.listen, features, &lanes.sockets)
+            .set_lanes(lanes.named.clone(), features, &lanes.sockets)
             .await
     }
 
@@ -138,13 +141,19 @@ impl Agent {
     }
 
     fn bind_lanes(&mut self, port: u16) -> Option<Lanes> {
-        let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        match lane_socket::bind(listen, true) {
-            Ok(socket) => {
+        let foreign = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let own = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port + 1));
+        let bound = [own, foreign].map(|listen| lane_socket::bind(listen, true));
+        match bound.into_iter().collect::<std::io::Result<Vec<_>>>() {
+            Ok(sockets) => {
                 self.lane_problem = None;
                 Some(Lanes {
-                    sockets: vec![socket],
-                    listen,
+                    sockets,
+                    named: LaneSockets {
+                        generation: 0,
+                        ports: vec![own.port()],
+                        foreign: Some(foreign),
+                    },
                 })
             }
             Err(error) => {

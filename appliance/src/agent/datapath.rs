@@ -1,12 +1,11 @@
 //! The agent's end of the seam: connects to the datapath, asks one thing at a time, collects events in between.
 
-use crate::seam::{Event, FromDatapath, PlanDigest, ToDatapath, VERSION, envelope};
+use crate::seam::{Event, FromDatapath, LaneSockets, PlanDigest, ToDatapath, VERSION, envelope};
 use crate::sys::memfd;
 use crate::sys::seqpacket::{AsyncConnection, Connection};
 use std::collections::VecDeque;
 use std::hash::Hasher as _;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,8 +58,8 @@ pub(crate) struct Greeting {
     pub(crate) plan: Option<PlanDigest>,
     /// The ports that it holds.
     pub(crate) ports: Vec<PortId>,
-    /// Where its lanes listen.
-    pub(crate) lanes: Option<SocketAddr>,
+    /// The lane sockets that it holds.
+    pub(crate) lanes: Option<LaneSockets>,
 }
 
 /// The connection to a datapath, or the wish for one.
@@ -114,6 +113,7 @@ impl DatapathClient {
                     plan,
                     ports,
                     lanes,
+                    ..
                 },
                 _,
             ) => {
@@ -137,11 +137,11 @@ impl DatapathClient {
     /// Gives the lanes' sockets.
     pub(crate) async fn set_lanes(
         &mut self,
-        listen: SocketAddr,
+        lanes: LaneSockets,
         features: crate::seam::LaneFeatures,
         sockets: &[OwnedFd],
     ) -> Result<(), SeamError> {
-        self.tell(&ToDatapath::SetLanes { listen, features }, sockets)
+        self.tell(&ToDatapath::SetLanes { lanes, features }, sockets)
             .await
     }
 
@@ -171,7 +171,13 @@ impl DatapathClient {
     pub(crate) async fn install(&mut self, plan: &EncodedPlan) -> Result<u64, SeamError> {
         let sealed = memfd::seal("tidegate-plan", &plan.bytes).map_err(|source| self.away(source))?;
         match self
-            .ask(&ToDatapath::Install { digest: plan.digest }, &[sealed.as_fd()])
+            .ask(
+                &ToDatapath::Install {
+                    digest: plan.digest,
+                    standby: false,
+                },
+                &[sealed.as_fd()],
+            )
             .await?
         {
             (FromDatapath::Installed { epoch, unknown_ports }, _) => {

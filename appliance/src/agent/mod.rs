@@ -18,6 +18,15 @@ pub(crate) mod api;
 mod applications;
 pub(crate) mod attach;
 mod attachments;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the agent takes part in its site with the next change"
+    )
+)]
+pub(crate) mod cluster;
 mod datapath;
 mod journal;
 pub(crate) mod keys;
@@ -29,7 +38,7 @@ pub(crate) mod underlay;
 
 use crate::cli::Places;
 use crate::config::host::{self, HostDocument};
-use crate::seam::{Event, PlanDigest};
+use crate::seam::{Event, LaneSockets, PlanDigest};
 use anyhow::Context as _;
 use api::{Call, ConnectionId, Refusal, Request, Response};
 use attachments::Reservation;
@@ -37,7 +46,6 @@ use datapath::{DatapathClient, EncodedPlan, Greeting};
 use journal::{Journal, Record};
 use reconcile::{Applications, Inputs, Keys};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tidegate_stack::plan::PortId;
@@ -100,7 +108,7 @@ struct Intent {
 /// The lanes' sockets.
 struct Lanes {
     sockets: Vec<OwnedFd>,
-    listen: SocketAddr,
+    named: LaneSockets,
 }
 
 /// The agent's whole state.
@@ -201,6 +209,7 @@ impl Agent {
                 _ = interrupt.recv() => return Ok(()),
                 event = self.datapath.event() => match event {
                     Some(Event::PortGone { port }) => self.handle_port_gone(port).await,
+                    Some(Event::Leaving) => {}
                     None => reconnect.reset_immediately(),
                 },
                 _ = reconnect.tick(), if !connected => self.look_for_datapath().await,

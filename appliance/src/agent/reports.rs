@@ -118,7 +118,7 @@ impl Agent {
             site: self.host.site.clone(),
             ordinal: self.host.ordinal.get(),
             public_key: self.keys.foreign_lane.public_key().to_base64(),
-            lane: self.lanes.as_ref().map(|lanes| lanes.listen),
+            lane: self.lanes.as_ref().and_then(|lanes| lanes.named.foreign),
             underlay: UnderlayStatus {
                 device: self.underlay.device.clone(),
                 mtu: self.underlay.mtu,

@@ -68,6 +68,8 @@ fn good_answer(asked: &ToDatapath) -> FromDatapath {
             shards: 1,
             plan: None,
             ports: Vec::new(),
+            lane_keys: Vec::new(),
+            standby: false,
             lanes: None,
         },
         ToDatapath::Install { .. } => FromDatapath::Installed {
@@ -80,6 +82,8 @@ fn good_answer(asked: &ToDatapath) -> FromDatapath {
         ToDatapath::SetLanes { .. }
         | ToDatapath::AddPort { .. }
         | ToDatapath::RemovePort { .. }
+        | ToDatapath::Retire
+        | ToDatapath::End
         | ToDatapath::Adopt { .. } => FromDatapath::Done,
     }
 }

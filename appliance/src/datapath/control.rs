@@ -8,13 +8,14 @@ use super::lanes::Lane;
 use super::ports::Port;
 use super::reports;
 use super::worker::{Events, Mail, Mailbox, Reply};
-use crate::seam::{self, BootId, Event, FromDatapath, LaneFeatures, PlanDigest, ToDatapath, envelope};
+use crate::seam::{
+    self, BootId, Event, FromDatapath, LaneFeatures, LaneSockets, PlanDigest, ToDatapath, envelope,
+};
 use crate::sys::epoll::{Poller, Waker};
 use crate::sys::memfd;
 use crate::sys::seqpacket::{Connection, Listener, Message};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -49,7 +50,7 @@ pub(super) struct Control {
 
 /// The lanes' sockets, as duplicates.
 struct HeldLanes {
-    listen: SocketAddr,
+    lanes: LaneSockets,
     sockets: Vec<OwnedFd>,
 }
 
@@ -231,10 +232,11 @@ impl Control {
         let descriptors = message.descriptors;
         match serde_json::from_slice(&message.bytes)? {
             ToDatapath::Hello { version } => self.hello(version),
-            ToDatapath::SetLanes { listen, features } => self.set_lanes(listen, features, descriptors),
+            ToDatapath::SetLanes { lanes, features } => self.set_lanes(lanes, features, descriptors),
             ToDatapath::AddPort { port, device } => self.add_port(port, device, descriptors),
             ToDatapath::RemovePort { port } => self.remove_port(port),
-            ToDatapath::Install { digest } => self.install(digest, descriptors),
+            ToDatapath::Install { digest, standby: _ } => self.install(digest, descriptors),
+            ToDatapath::Retire | ToDatapath::End => Ok(Answer::from(FromDatapath::Done)),
             ToDatapath::Report => self.report(),
             ToDatapath::Adopt { port } => self.adopt(port),
         }
@@ -258,24 +260,48 @@ impl Control {
             shards: u32::try_from(self.shards.len()).unwrap_or(u32::MAX),
             plan: self.plan,
             ports: ports.collect(),
-            lanes: self.lanes.as_ref().map(|lanes| lanes.listen),
+            lane_keys: Vec::new(),
+            standby: false,
+            lanes: self.lanes.as_ref().map(|held| held.lanes.clone()),
         }))
     }
 
     fn set_lanes(
         &mut self,
-        listen: SocketAddr,
+        lanes: LaneSockets,
         features: LaneFeatures,
         sockets: Vec<OwnedFd>,
     ) -> Result<Answer, Failure> {
-        self.one_per_shard("a lane", &sockets)?;
-        let lanes = duplicates("a lane's socket", &sockets, |socket| Lane::new(socket, features))?;
-        self.mail_each(lanes, |lane| Mail::SetLanes {
-            lanes: vec![lane],
+        let needed = self.shards.len() + usize::from(lanes.foreign.is_some());
+        if sockets.len() != needed {
+            return Err(Refusal::Descriptors {
+                what: "the lanes",
+                needed,
+                came: sockets.len(),
+            }
+            .into());
+        }
+        let mut made =
+            duplicates("a lane's socket", &sockets, |socket| Lane::new(socket, features))?.into_iter();
+        let mut by_shard: Vec<Vec<Lane>> = made
+            .by_ref()
+            .take(self.shards.len())
+            .map(|lane| vec![lane])
+            .collect();
+        if let Some(first) = by_shard.first_mut() {
+            first.extend(made);
+        }
+        self.mail_each(by_shard, |lanes| Mail::SetLanes {
+            lanes,
             glue: features.gro,
         })?;
-        tracing::info!(%listen, gso = features.gso, gro = features.gro, "lanes set");
-        self.lanes = Some(HeldLanes { listen, sockets });
+        tracing::info!(
+            generation = lanes.generation,
+            gso = features.gso,
+            gro = features.gro,
+            "lanes set"
+        );
+        self.lanes = Some(HeldLanes { lanes, sockets });
         Ok(Answer::from(FromDatapath::Done))
     }
 
@@ -407,6 +433,7 @@ impl Control {
                     });
                     tracing::info!(port = port.0, device, "the port's device is gone");
                 }
+                Event::Leaving => {}
             }
             self.hint(event);
         }

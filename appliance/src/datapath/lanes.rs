@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
-use tidegate_stack::egress::{Route, Slot};
+use tidegate_stack::egress::{LaneKind, Route, Slot};
 use tidegate_stack::shard::Datagrams;
 use tidegate_stack::wire::Ecn;
 
@@ -68,7 +68,7 @@ pub(super) struct Arrivals {
     count: usize,
 }
 
-/// All lanes of a shard, by number.
+/// All lanes of a shard, in the order of [`LaneKind`].
 pub(super) struct Lanes {
     lanes: Vec<Lane>,
 }
@@ -273,7 +273,7 @@ impl Arrivals {
     }
 
     /// The messages of the last receive.
-    pub(super) fn messages(&self, lane: usize) -> impl Iterator<Item = Datagrams<'_>> {
+    pub(super) fn messages(&self, lane: LaneKind) -> impl Iterator<Item = Datagrams<'_>> {
         let buffers = self.buffer.chunks_exact(MESSAGE_BYTES);
         let received = self.meta.iter().take(self.count).zip(buffers);
         received.filter_map(move |(meta, buffer)| {
@@ -309,7 +309,9 @@ impl Lanes {
 
     /// Room in a lane's batch; what is in the way is sent first.
     pub(super) fn reserve(&mut self, route: &Route, stride: usize, count: usize) -> Option<Room<'_>> {
-        self.lanes.get_mut(route.lane)?.reserve(route, stride, count)
+        self.lanes
+            .get_mut(route.lane as usize)?
+            .reserve(route, stride, count)
     }
 
     /// Sends every open batch.
@@ -320,8 +322,8 @@ impl Lanes {
     }
 
     /// Receives from a lane: how many messages, zero when nothing waits.
-    pub(super) fn receive(&self, lane: usize, arrivals: &mut Arrivals) -> usize {
-        let Some(lane) = self.lanes.get(lane) else {
+    pub(super) fn receive(&self, lane: LaneKind, arrivals: &mut Arrivals) -> usize {
+        let Some(lane) = self.lanes.get(lane as usize) else {
             return 0;
         };
         // An error that a former datagram left (ICMP) is told once and then gone: the next turn reads on.
@@ -362,7 +364,7 @@ mod tests {
 
     fn route(ip: IpAddr, port: u16, ecn: Ecn) -> Route {
         Route {
-            lane: 0,
+            lane: LaneKind::Site,
             endpoint: SocketAddr::new(ip, port),
             ecn,
         }
@@ -381,11 +383,11 @@ mod tests {
         let mut received = Vec::new();
         let end = Instant::now() + Duration::from_secs(1);
         while received.len() < count && Instant::now() < end {
-            if lanes.receive(0, &mut arrivals) == 0 {
+            if lanes.receive(LaneKind::Site, &mut arrivals) == 0 {
                 std::thread::sleep(Duration::from_millis(1));
                 continue;
             }
-            for message in arrivals.messages(0) {
+            for message in arrivals.messages(LaneKind::Site) {
                 for datagram in message.bytes.chunks(message.stride) {
                     received.push((message.source, message.ecn, datagram.to_vec()));
                 }
@@ -474,7 +476,10 @@ mod tests {
         assert_eq!(length(sender.reserve(&route, 1472, 1000)), Some(44 * 1472));
         assert_eq!(length(sender.reserve(&route, 0, 1)), None);
         assert_eq!(length(sender.reserve(&route, BATCH_BYTES + 1, 1)), None);
-        let elsewhere = Route { lane: 1, ..route };
+        let elsewhere = Route {
+            lane: LaneKind::Foreign,
+            ..route
+        };
         assert_eq!(length(sender.reserve(&elsewhere, 100, 1)), None);
     }
 }

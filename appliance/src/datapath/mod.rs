@@ -33,9 +33,11 @@ use crate::sys::signal;
 use anyhow::Context as _;
 use control::Control;
 use std::hash::{BuildHasher as _, RandomState};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::path::PathBuf;
+use tidegate_stack::egress::ShardId;
 use tidegate_stack::frame::PoolSizes;
+use tidegate_stack::plan::PrivateKey;
 use tidegate_stack::shard::ShardConfig;
 
 /// Shards of this process.
@@ -66,7 +68,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let listener = Listener::bind(&path, SOCKET_MODE)
         .with_context(|| format!("listening at {} (does another datapath run?)", path.display()))?;
     let boot = BootId(draw());
-    let control = Control::start(boot, listener, termination, SHARDS, |_| ShardConfig {
+    let control = Control::start(boot, listener, termination, SHARDS, |number| ShardConfig {
+        id: ShardId(u8::try_from(number).unwrap_or(u8::MAX)),
+        count: NonZeroU8::MIN,
+        lane_key: draw_key(),
         seed: draw(),
         flows: FLOWS / SHARDS,
         frames: PoolSizes {
@@ -78,6 +83,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     tracing::info!(socket = %path.display(), boot = boot.0, shards = SHARDS, "the datapath is ready");
     // The socket's name stays behind: a successor may have taken it already, and replaces one that is dead.
     control.run().context("the datapath failed")
+}
+
+/// A lane's key.
+fn draw_key() -> PrivateKey {
+    let mut bytes = [0; 32];
+    for part in bytes.chunks_exact_mut(8) {
+        part.copy_from_slice(&draw().to_ne_bytes());
+    }
+    PrivateKey::from_bytes(bytes)
 }
 
 /// A number that nobody can guess: the standard library seeds its hashers from the system's random source.

@@ -2,7 +2,7 @@
 
 use super::lanes::{Lanes, Room};
 use super::ports::Ports;
-use tidegate_stack::egress::{Egress, Route};
+use tidegate_stack::egress::{Egress, Handover, Route, ShardId};
 use tidegate_stack::frame::Frame;
 use tidegate_stack::plan::PortId;
 
@@ -23,5 +23,9 @@ impl Egress for Outputs {
 
     fn deliver(&mut self, port: PortId, frame: &Frame) -> bool {
         self.ports.write(port, frame)
+    }
+
+    fn handover(&mut self, _to: ShardId, handover: Handover) -> Result<(), Handover> {
+        Err(handover)
     }
 }

@@ -50,6 +50,7 @@ fn add_port(total: &mut PortReport, more: PortReport) {
 /// The freshest session speaks for the peer.
 fn add_peer(total: &mut PeerReport, more: PeerReport) {
     add_traffic(&mut total.traffic, more.traffic);
+    total.tunnels.extend(&more.tunnels);
     let age = |peer: &PeerReport| peer.handshake_age_ms.unwrap_or(u64::MAX);
     if age(&more) < age(total) {
         total.handshake_age_ms = more.handshake_age_ms;
@@ -88,6 +89,7 @@ mod tests {
                 handshake_age_ms: age,
                 rtt_ms: None,
                 traffic,
+                tunnels: Vec::new(),
             }],
             drops: vec![DropReport {
                 reason: DropReason::NoPeer,

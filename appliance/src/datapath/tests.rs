@@ -2,20 +2,21 @@
 
 use super::bed::{self, Bed};
 use super::control::Control;
-use crate::seam::{self, BootId, FromDatapath, LaneFeatures, PlanDigest, ToDatapath, envelope};
+use crate::seam::{self, BootId, FromDatapath, LaneFeatures, LaneSockets, PlanDigest, ToDatapath, envelope};
 use crate::sys::seqpacket::{Connection, Listener};
 use crate::sys::{lane_socket, memfd, netns};
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tidegate_stack::egress::ShardId;
 use tidegate_stack::frame::PoolSizes;
 use tidegate_stack::plan::{
-    HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind, NetworkNumbers, Peer,
-    PeerId, PeerNetworks, Plan, PortId, PrivateKey, Vni, site_ipv6_prefix,
+    ForeignReach, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind,
+    NetworkNumbers, Peer, PeerId, PeerNetworks, Plan, PortId, PrivateKey, Reach, Vni, site_ipv6_prefix,
 };
 use tidegate_stack::shard::ShardConfig;
 
@@ -34,6 +35,9 @@ impl Datapath {
         // A pipe whose other end closes stands in for SIGTERM.
         let (termination, end) = std::io::pipe().unwrap();
         let config = |_| ShardConfig {
+            id: ShardId(0),
+            count: NonZeroU8::MIN,
+            lane_key: PrivateKey::from_bytes([0x5a; 32]),
             seed: 1,
             flows: 1024,
             frames: PoolSizes { small: 16, large: 4 },
@@ -83,7 +87,11 @@ fn lane() -> OwnedFd {
 
 fn set_lanes() -> ToDatapath {
     ToDatapath::SetLanes {
-        listen: SocketAddr::from(([127, 0, 0, 1], 51820)),
+        lanes: LaneSockets {
+            generation: 0,
+            ports: vec![51821],
+            foreign: None,
+        },
         features: LaneFeatures::default(),
     }
 }
@@ -138,6 +146,7 @@ fn a_starting_agent_finds_what_a_former_one_gave() {
     let file = memfd::seal("plan", &serde_json::to_vec(&plan(&[4])).unwrap()).unwrap();
     let install = ToDatapath::Install {
         digest: PlanDigest(9),
+        standby: false,
     };
     let (answer, _) = ask(&first, &install, &[file.as_fd()]);
     assert!(
@@ -179,6 +188,7 @@ fn what_cannot_be_carried_out_is_refused_with_a_reason_and_changes_nothing() {
     };
     let install = ToDatapath::Install {
         digest: PlanDigest(1),
+        standby: false,
     };
     let adopt = ToDatapath::Adopt {
         port: Some(PortId(1)),
@@ -191,7 +201,11 @@ fn what_cannot_be_carried_out_is_refused_with_a_reason_and_changes_nothing() {
         (&stranger, &[], "restart the datapath"),
         (&add_port, &[], "needs 1 descriptors, and 0 came"),
         (&add_port, &[null], "a port's queue"),
-        (&set_lanes(), &[lane, lane], "needs 1 descriptors, and 2 came"),
+        (
+            &set_lanes(),
+            &[lane, lane],
+            "the lanes needs 1 descriptors, and 2 came",
+        ),
         (&set_lanes(), &[null], "a lane's socket"),
         (&install, &[null], "the plan can't be read"),
         (&install, &[], "a plan needs 1 descriptors"),
@@ -229,6 +243,7 @@ fn a_report_of_a_thousand_ports_arrives() {
     let file = memfd::seal("plan", &serde_json::to_vec(&plan(&ports)).unwrap()).unwrap();
     let install = ToDatapath::Install {
         digest: PlanDigest(1),
+        standby: false,
     };
     ask(&agent, &install, &[file.as_fd()]);
     agent
@@ -267,12 +282,14 @@ fn host_plan(ordinal: u8, peer_endpoint: SocketAddr) -> (Plan, Membership) {
         id: PeerId(1),
         name: format!("host-{other}"),
         ordinal: other_ordinal,
-        public_key: key(other).public_key(),
-        preshared_key: None,
-        endpoint: Some(peer_endpoint),
+        reach: Reach::Foreign(ForeignReach {
+            public_key: key(other).public_key(),
+            preshared_key: None,
+            endpoint: Some(peer_endpoint),
+            keepalive: None,
+        }),
         networks: PeerNetworks::All,
         mtu: Mtu::try_from(1390).unwrap(),
-        keepalive: None,
     });
     (plan, membership)
 }
@@ -295,10 +312,17 @@ fn stream_between_hosts(test: &str, features: LaneFeatures, vnet_header: bool) {
         let datapath = Datapath::start(&format!("{test}{ordinal}"));
         let agent = datapath.agent();
         let set_lanes = ToDatapath::SetLanes {
-            listen: endpoints[usize::from(ordinal - 1)],
+            lanes: LaneSockets {
+                generation: 0,
+                ports: vec![0],
+                foreign: Some(endpoints[usize::from(ordinal - 1)]),
+            },
             features,
         };
-        assert_eq!(ask(&agent, &set_lanes, &[lane.as_fd()]).0, FromDatapath::Done);
+        assert_eq!(
+            ask(&agent, &set_lanes, &[self::lane().as_fd(), lane.as_fd()]).0,
+            FromDatapath::Done
+        );
         let add_port = ToDatapath::AddPort {
             port: PortId(4),
             device: "eth0".to_owned(),
@@ -307,6 +331,7 @@ fn stream_between_hosts(test: &str, features: LaneFeatures, vnet_header: bool) {
         let file = memfd::seal("plan", &serde_json::to_vec(&plan).unwrap()).unwrap();
         let install = ToDatapath::Install {
             digest: PlanDigest(1),
+            standby: false,
         };
         let (answer, _) = ask(&agent, &install, &[file.as_fd()]);
         assert!(

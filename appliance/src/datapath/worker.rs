@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tidegate_stack::drop::DropReason;
+use tidegate_stack::egress::LaneKind;
 use tidegate_stack::frame::Batch;
 use tidegate_stack::plan::PortId;
 use tidegate_stack::shard::{Shard, ShardConfig};
@@ -52,7 +53,7 @@ pub(super) enum Mail {
     },
     /// Take these lanes in place of the former ones. Answer: [`Reply::Done`].
     SetLanes {
-        /// The lanes, by number.
+        /// The lanes, in the order of [`LaneKind`].
         lanes: Vec<Lane>,
         /// Whether what comes out of tunnels is glued to super-packets.
         glue: bool,
@@ -221,7 +222,8 @@ impl Worker {
             };
             match readiness.token {
                 WAKER => mailed = true,
-                token if token >= LANES => self.drain_lane((token - LANES) as usize, now),
+                LANES => self.drain_lane(LaneKind::Site, now),
+                token if token > LANES => self.drain_lane(LaneKind::Foreign, now),
                 // An error on a TUN queue means one thing: its device is gone.
                 token if readiness.broken => self.outputs.ports.note_gone(PortId(token as u32)),
                 token => self.drain_port(PortId(token as u32), now),
@@ -264,7 +266,7 @@ impl Worker {
         }
     }
 
-    fn drain_lane(&mut self, lane: usize, now: Instant) {
+    fn drain_lane(&mut self, lane: LaneKind, now: Instant) {
         let mut bytes = 0;
         for _ in 0..LANE_RECEIVES {
             let received = self.outputs.lanes.receive(lane, &mut self.arrivals);

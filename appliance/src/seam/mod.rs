@@ -13,11 +13,11 @@ pub(crate) mod envelope;
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use tidegate_stack::plan::PortId;
+use tidegate_stack::plan::{PortId, PublicKey};
 use tidegate_stack::stats::Report;
 
 /// Version of the messages. A datapath understands an agent one version newer.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// A start of a datapath: drawn at random, so that an agent sees that it speaks to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -44,6 +44,17 @@ impl Default for LaneFeatures {
     }
 }
 
+/// The sockets of a datapath's lanes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LaneSockets {
+    /// The number of this start of the datapath, which is in its lanes' ports: the agent counts them.
+    pub(crate) generation: u64,
+    /// UDP ports of the shards' own lanes, in their order.
+    pub(crate) ports: Vec<u16>,
+    /// Where the foreign lane listens, when there is one: its socket comes last.
+    pub(crate) foreign: Option<SocketAddr>,
+}
+
 /// What an agent says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
@@ -53,17 +64,18 @@ pub(crate) enum ToDatapath {
         /// [`VERSION`] of the agent.
         version: u32,
     },
-    /// Gives the sockets of the foreign lane, one per shard (one socket with one shard). Comes before the first
-    /// plan. Answer: [`FromDatapath::Done`].
+    /// Gives the lanes' sockets as descriptors: one for each shard in their order, then the foreign lane's. Comes
+    /// before the first plan. Answer: [`FromDatapath::Done`].
     SetLanes {
-        /// Where they listen, for reports.
-        listen: SocketAddr,
+        /// What they are.
+        lanes: LaneSockets,
         /// What they may ask of the kernel.
         #[serde(default)]
         features: LaneFeatures,
     },
-    /// Gives the queues of a port's TUN device, as descriptors, one per shard; comes before the plan that names the
-    /// port. Whether a queue has a virtio header is asked of the descriptor itself.
+    /// Gives the queues of a port's TUN device, as descriptors, at least one; comes before the plan that names the
+    /// port. Shard `i` of `n` reads the queues `j` with `j % n == i`, and writes to queue `i % queues`. Whether a queue
+    /// has a virtio header is asked of the descriptor itself.
     /// Answer: [`FromDatapath::Done`].
     AddPort {
         /// The port.
@@ -81,13 +93,21 @@ pub(crate) enum ToDatapath {
     Install {
         /// Digest of the memfd's bytes.
         digest: PlanDigest,
+        /// A predecessor still reads the ports' queues: this datapath makes its sessions and delivers what its lanes
+        /// receive, but reads no port before a plan comes without this.
+        standby: bool,
     },
+    /// Stop reading the ports: a successor does from now on. What the lanes still receive is delivered. Answer, when
+    /// no shard reads any more: [`FromDatapath::Done`].
+    Retire,
+    /// End: the successor carries everything. Answer: [`FromDatapath::Done`], then the process ends.
+    End,
     /// Asks for the state. Answer: [`FromDatapath::Report`].
     Report,
     /// Asks for the descriptors of a port, or of the lanes: how a starting agent adopts what a former one made.
     /// Answer: [`FromDatapath::Adopted`] with the descriptors, or [`FromDatapath::Refused`].
     Adopt {
-        /// The port; `None` for the lanes.
+        /// The port; `None` for the lanes, in the order in which they were given.
         port: Option<PortId>,
     },
 }
@@ -104,14 +124,18 @@ pub(crate) enum FromDatapath {
         boot: BootId,
         /// Its process, for reports.
         pid: u32,
-        /// Number of shards: a port needs as many queues.
+        /// Number of shards: a port is best made with as many queues.
         shards: u32,
+        /// The public keys of the shards' own lanes, in their order: made at this start, gone with it.
+        lane_keys: Vec<PublicKey>,
+        /// Whether it waits for a predecessor to retire.
+        standby: bool,
         /// The plan in force.
         plan: Option<PlanDigest>,
         /// The ports whose queues it holds, and their devices' names.
         ports: Vec<(PortId, String)>,
-        /// Whether it holds lane sockets, and where they listen.
-        lanes: Option<SocketAddr>,
+        /// The lane sockets that it holds.
+        lanes: Option<LaneSockets>,
     },
     /// Done.
     Done,
@@ -151,4 +175,7 @@ pub(crate) enum Event {
         /// The port.
         port: PortId,
     },
+    /// The process was asked to end (SIGTERM), and carries on a bounded time for a successor to take over: connect to
+    /// the one that listens now, and say [`ToDatapath::Retire`] and [`ToDatapath::End`] to this one.
+    Leaving,
 }

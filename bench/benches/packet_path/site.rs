@@ -1,12 +1,14 @@
 //! Two hosts with a session between them, and nothing but memory around.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 
-use tidegate_stack::egress::{Egress, Route, Slot};
+use tidegate_stack::egress::{Egress, Handover, LaneKind, Route, ShardId, Slot};
 use tidegate_stack::frame::{Batch, Frame, Offload, PoolSizes, Segmentation};
 use tidegate_stack::plan::{
-    HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind, NetworkNumbers, Peer,
-    PeerId, PeerNetworks, Plan, PortId, PrivateKey, derive_vni, site_ipv6_prefix,
+    ForeignReach, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind,
+    NetworkNumbers, Peer, PeerId, PeerNetworks, Plan, PortId, PrivateKey, Reach, derive_vni,
+    site_ipv6_prefix,
 };
 use tidegate_stack::shard::{Datagrams, Shard, ShardConfig};
 use tidegate_stack::snapshot::Snapshot;
@@ -65,12 +67,14 @@ pub(crate) fn plan(host: u8, instances: u8, peers: u8) -> Plan {
             id: PeerId(u32::from(number) + 1),
             name: format!("h{other}"),
             ordinal: ordinal(other),
-            public_key: key(other).public_key(),
-            preshared_key: None,
-            endpoint: Some(address(other)),
+            reach: Reach::Foreign(ForeignReach {
+                public_key: key(other).public_key(),
+                preshared_key: None,
+                endpoint: Some(address(other)),
+                keepalive: None,
+            }),
             networks: PeerNetworks::All,
             mtu: mtu(),
-            keepalive: None,
         }
     };
     let mut plan = Plan {
@@ -131,13 +135,16 @@ impl Pair {
     /// With a session between them.
     pub(crate) fn connected() -> Self {
         let config = ShardConfig {
+            id: ShardId(0),
+            count: NonZeroU8::MIN,
+            lane_key: PrivateKey::from_bytes([0x5a; 32]),
             seed: 1,
             flows: 1024,
             frames: PoolSizes { small: 64, large: 16 },
         };
         let plans = [plan(0, 2, 1), plan(1, 2, 1)];
         let mut pair = Self {
-            shards: [Shard::new(config), Shard::new(config)],
+            shards: [Shard::new(config.clone()), Shard::new(config)],
             outputs: [Outputs::default(), Outputs::default()],
             batch: Batch::new(1),
             addresses: Addresses::of(&plans[0]),
@@ -248,7 +255,7 @@ pub(crate) struct Sent {
 impl Sent {
     fn datagrams(&self, source: SocketAddr) -> Datagrams<'_> {
         Datagrams {
-            lane: 0,
+            lane: LaneKind::Foreign,
             source,
             ecn: Ecn::NotCapable,
             stride: self.stride,
@@ -308,6 +315,10 @@ impl Egress for Outputs {
     fn deliver(&mut self, _port: PortId, frame: &Frame) -> bool {
         self.delivered += u64::from(!frame.packet().is_empty());
         true
+    }
+
+    fn handover(&mut self, _to: ShardId, handover: Handover) -> Result<(), Handover> {
+        Err(handover)
     }
 }
 

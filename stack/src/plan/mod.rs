@@ -104,28 +104,68 @@ impl Membership {
     }
 }
 
-/// The other end of a tunnel: another host of the site, or a foreign WireGuard peer that speaks VXLAN.
+/// The other end of tunnels: another host of the site, or a foreign WireGuard peer that speaks VXLAN.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Peer {
-    /// Number by which shards, reports and the agent name it; never reused for another key while the agent lives.
+    /// Number by which shards, reports and the agent name it; never reused for another peer while the agent lives.
     pub id: PeerId,
-    /// Name from the document.
+    /// Name from the document, or the host's id.
     pub name: String,
     /// Its ordinal: its blocks, and its VTEP address, the only inner source accepted from it.
     pub ordinal: HostOrdinal,
+    /// By which keys and endpoints it is reached.
+    pub reach: Reach,
+    /// The networks it is a member of.
+    pub networks: PeerNetworks,
+    /// The inner MTU towards it, by the family of its underlay address.
+    pub mtu: Mtu,
+}
+
+/// By which keys and endpoints a peer is reached.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// A foreign WireGuard peer: one tunnel, from the foreign lane, on shard 0.
+    Foreign(ForeignReach),
+    /// A host of the site: the lanes of its datapath's generations, oldest first. Two of them live side by side while
+    /// one takes over from the other; none: the host is known, and can't be reached now.
+    Site(Vec<Generation>),
+}
+
+/// A foreign peer's one lane.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignReach {
     /// Its static WireGuard key.
     pub public_key: PublicKey,
     /// Optional symmetric key mixed into the handshake.
     pub preshared_key: Option<PresharedKey>,
     /// Where it is; `None` when only it can begin. It may roam (an authenticated datagram from elsewhere moves it).
     pub endpoint: Option<SocketAddr>,
-    /// The networks it is a member of.
-    pub networks: PeerNetworks,
-    /// The inner MTU towards it, by the family of its underlay address.
-    pub mtu: Mtu,
     /// Seconds between persistent keepalives, when asked for.
     pub keepalive: Option<u16>,
+}
+
+/// The lanes of one start of a host's datapath: one for each of its shards, in their order, never none. A flow's
+/// packets go to lane `home % lanes.len()`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    /// The start's number; the higher one is the newer.
+    pub number: u64,
+    /// Its lanes.
+    pub lanes: Vec<RemoteLane>,
+}
+
+/// One WireGuard endpoint of another host's shard. Its key lives as long as its datapath.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteLane {
+    /// Its key.
+    pub public_key: PublicKey,
+    /// Where it listens.
+    pub endpoint: SocketAddr,
 }
 
 /// The networks that a peer is a member of.

@@ -30,7 +30,7 @@ impl Shard {
     ) {
         let outcome = match Message::classify(bytes) {
             Some(Message::Data { receiver, .. }) => {
-                return self.data_from_lane(receiver.peer(), datagrams, bytes, turn);
+                return self.data_from_lane(PeerId(receiver.tunnel().get()), datagrams, bytes, turn);
             }
             Some(message) => self.handshake_from_lane(message, datagrams.source, bytes, turn),
             None => Err(DropReason::NotWireguard),
@@ -49,15 +49,15 @@ impl Shard {
     ) -> Result<(), DropReason> {
         let mut out = [0; SHORT];
         let lane = self.peers.lane_mut().ok_or(DropReason::UnknownReceiver)?;
-        let id = match (lane.admit(source.ip(), bytes, &mut out, turn.now), message) {
+        let id = match (lane.admit(source, bytes, &mut out, turn.now), message) {
             (Admission::Initiation(key), _) => self.peers.by_key(&key).ok_or(DropReason::UnknownKey)?,
             (Admission::Answer, Message::Response { receiver } | Message::CookieReply { receiver }) => {
-                receiver.peer()
+                PeerId(receiver.tunnel().get())
             }
             (Admission::Answer, _) => return Err(DropReason::NotWireguard),
             (Admission::CookieReply(length), _) => {
                 send_to(source, &out[..length], turn.egress, &mut self.counters);
-                return Ok(());
+                return Err(DropReason::HandshakeFlood);
             }
             (Admission::Drop(reason), _) => return Err(reason),
         };

@@ -4,8 +4,8 @@ use super::*;
 use crate::egress::{Route, Slot};
 use crate::frame::{Offload, Segmentation};
 use crate::plan::{
-    HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind, NetworkNumbers, Peer,
-    PeerId, PeerNetworks, Plan, PrivateKey, Vni, derive_vni, site_ipv6_prefix,
+    ForeignReach, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind,
+    NetworkNumbers, Peer, PeerId, PeerNetworks, Plan, PrivateKey, Reach, Vni, derive_vni, site_ipv6_prefix,
 };
 use crate::wire::{Headers, Transport};
 use etherparse::PacketBuilder;
@@ -45,6 +45,10 @@ impl Egress for Outputs {
         self.delivered
             .push((port, frame.packet().to_vec(), frame.offload));
         true
+    }
+
+    fn handover(&mut self, _to: ShardId, handover: Handover) -> Result<(), Handover> {
+        Err(handover)
     }
 }
 
@@ -120,12 +124,14 @@ fn plan(own: u8, other: u8) -> Plan {
             id: PeerId(1),
             name: format!("h{other}"),
             ordinal: ordinal(other),
-            public_key: key(other).public_key(),
-            preshared_key: None,
-            endpoint: Some(underlay(other)),
+            reach: Reach::Foreign(ForeignReach {
+                public_key: key(other).public_key(),
+                preshared_key: None,
+                endpoint: Some(underlay(other)),
+                keepalive: None,
+            }),
             networks: PeerNetworks::All,
             mtu: Mtu::try_from(1390).unwrap(),
-            keepalive: None,
         }],
         foreign_lane_key: key(own),
     }
@@ -133,6 +139,9 @@ fn plan(own: u8, other: u8) -> Plan {
 
 fn host(own: u8, other: u8) -> Host {
     let config = ShardConfig {
+        id: ShardId(0),
+        count: NonZeroU8::MIN,
+        lane_key: key(own),
         seed: 1,
         flows: 64,
         frames: PoolSizes { small: 64, large: 16 },
@@ -186,7 +195,7 @@ fn carry(from: &mut Host, to: &mut Host) -> usize {
     for (route, bytes) in &datagrams {
         assert_eq!(route.endpoint, to.address);
         let datagrams = Datagrams {
-            lane: 0,
+            lane: LaneKind::Foreign,
             source: from.address,
             ecn: route.ecn,
             stride: bytes.len(),

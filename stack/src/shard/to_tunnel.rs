@@ -1,9 +1,9 @@
 //! Into a tunnel: neighbour → session → cut → VXLAN → seal, straight into the batch that the socket sends.
 
 use super::counters::Counters;
-use super::{FOREIGN_LANE, Shard, Turn};
+use super::{Shard, Turn};
 use crate::drop::DropReason;
-use crate::egress::{Egress, Route, Slot};
+use crate::egress::{Egress, LaneKind, Route, Slot};
 use crate::flow::FlowIndex;
 use crate::frame::{Frame, Segments};
 use crate::overlay::{Asked, Encap, Lookup, NeighbourKey};
@@ -221,7 +221,7 @@ fn seal(
     turn: &mut Turn<'_, impl Egress>,
 ) -> Result<(), DropReason> {
     let route = Route {
-        lane: FOREIGN_LANE,
+        lane: LaneKind::Foreign,
         endpoint: peer.endpoint.ok_or(DropReason::NoEndpoint)?,
         ecn: headers.ecn(),
     };
@@ -310,7 +310,7 @@ pub(super) fn send_to(
     counters: &mut Counters,
 ) {
     let route = Route {
-        lane: FOREIGN_LANE,
+        lane: LaneKind::Foreign,
         endpoint,
         ecn: Ecn::NotCapable,
     };

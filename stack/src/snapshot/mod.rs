@@ -7,8 +7,7 @@ mod policy;
 
 pub use policy::{MemberEntry, NetworkEntry, PeerEntry, Policy, PortEntry, PortSlot};
 
-use crate::plan::{PeerId, Plan, PresharedKey, PrivateKey, PublicKey};
-use std::net::SocketAddr;
+use crate::plan::{PeerId, Plan, PrivateKey, Reach};
 use std::sync::Arc;
 
 /// A compiled plan.
@@ -20,25 +19,19 @@ pub struct Snapshot {
 /// The foreign lane's key, and how peers are reached.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Lanes {
-    /// The lane's private key.
-    pub key: PrivateKey,
+    /// The foreign lane's private key. A shard's own lane has a key that the plan doesn't know.
+    pub foreign_key: PrivateKey,
     /// The peers' keys and places.
     pub peers: Vec<LanePeer>,
 }
 
-/// A peer, as the lane sees it.
+/// A peer, as lanes see it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LanePeer {
     /// Its number.
     pub id: PeerId,
-    /// Its static key.
-    pub public_key: PublicKey,
-    /// Optional symmetric key.
-    pub preshared_key: Option<PresharedKey>,
-    /// Where it is, unless only it can begin.
-    pub endpoint: Option<SocketAddr>,
-    /// Seconds between persistent keepalives.
-    pub keepalive: Option<u16>,
+    /// By which keys and endpoints it is reached.
+    pub reach: Reach,
 }
 
 impl Snapshot {
@@ -46,16 +39,13 @@ impl Snapshot {
     /// its epoch.
     pub fn compile(plan: &Plan, previous: Option<&Arc<Self>>) -> Arc<Self> {
         let lanes = Lanes {
-            key: plan.foreign_lane_key.clone(),
+            foreign_key: plan.foreign_lane_key.clone(),
             peers: plan
                 .peers
                 .iter()
                 .map(|peer| LanePeer {
                     id: peer.id,
-                    public_key: peer.public_key,
-                    preshared_key: peer.preshared_key.clone(),
-                    endpoint: peer.endpoint,
-                    keepalive: peer.keepalive,
+                    reach: peer.reach.clone(),
                 })
                 .collect(),
         };

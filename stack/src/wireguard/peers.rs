@@ -1,9 +1,9 @@
 //! The peers of a shard: a tunnel each, the place where they were last heard from, and what waits for a session.
 
-use super::{BoringTunnel, Lane, Tunnel};
+use super::{Lane, NoiseTunnel, Tunnel, TunnelIndex};
 use crate::frame::Frame;
-use crate::plan::{HostOrdinal, PeerId, PresharedKey, PublicKey, Vni, vtep_address};
-use crate::snapshot::{LanePeer, Lanes, Policy};
+use crate::plan::{ForeignReach, HostOrdinal, PeerId, PresharedKey, PublicKey, Reach, Vni, vtep_address};
+use crate::snapshot::{Lanes, Policy};
 use crate::stats::Traffic;
 use crate::time::Instant;
 use foldhash::fast::FixedState;
@@ -50,9 +50,9 @@ impl Peers {
     /// for peers that are gone come back.
     pub fn install(&mut self, policy: &Policy, lanes: &Lanes, now: Instant) -> Vec<Frame> {
         let lane = match self.lane.take() {
-            Some(lane) if lane.public_key() == lanes.key.public_key() => lane,
+            Some(lane) if lane.public_key() == lanes.foreign_key.public_key() => lane,
             _ => {
-                let lane = Lane::new(&lanes.key, now);
+                let lane = Lane::new(&lanes.foreign_key, now);
                 self.by_key.clear();
                 lane
             }
@@ -65,7 +65,10 @@ impl Peers {
             let Some(entry) = policy.peer(planned.id) else {
                 continue;
             };
-            let kept = match former.remove(&planned.id) {
+            let (id, Reach::Foreign(planned)) = (planned.id, &planned.reach) else {
+                continue;
+            };
+            let kept = match former.remove(&id) {
                 Some(peer) if keep_tunnels && peer.has_keys_of(planned) => Some(peer),
                 Some(peer) => {
                     orphans.extend(peer.waiting);
@@ -73,14 +76,14 @@ impl Peers {
                 }
                 None => None,
             };
-            let mut peer = kept.unwrap_or_else(|| Peer::new(&lane, planned, entry.ordinal, now));
+            let mut peer = kept.unwrap_or_else(|| Peer::new(&lane, id, planned, entry.ordinal, now));
             peer.vtep = vtep_address(entry.ordinal);
             if peer.planned_endpoint != planned.endpoint {
                 peer.planned_endpoint = planned.endpoint;
                 peer.endpoint = planned.endpoint.or(peer.endpoint);
             }
-            self.by_key.insert(planned.public_key, planned.id);
-            self.peers.insert(planned.id, peer);
+            self.by_key.insert(planned.public_key, id);
+            self.peers.insert(id, peer);
         }
         self.lane = Some(lane);
         orphans.extend(former.into_values().flat_map(|peer| peer.waiting));
@@ -114,18 +117,18 @@ impl Peers {
 }
 
 impl Peer {
-    fn new(lane: &Lane, planned: &LanePeer, ordinal: HostOrdinal, now: Instant) -> Self {
+    fn new(lane: &Lane, id: PeerId, planned: &ForeignReach, ordinal: HostOrdinal, now: Instant) -> Self {
         let preshared_key = planned.preshared_key.as_ref();
-        let tunnel = BoringTunnel::new(
+        let tunnel = NoiseTunnel::new(
             lane,
-            planned.id,
+            TunnelIndex::from_low_bits(id.0),
             &planned.public_key,
             preshared_key,
             planned.keepalive,
             now,
         );
         Self {
-            id: planned.id,
+            id,
             vtep: vtep_address(ordinal),
             tunnel: Box::new(tunnel),
             endpoint: planned.endpoint,
@@ -167,7 +170,7 @@ impl Peer {
         self.waiting.pop_front().map(|(_, frame)| frame)
     }
 
-    fn has_keys_of(&self, planned: &LanePeer) -> bool {
+    fn has_keys_of(&self, planned: &ForeignReach) -> bool {
         self.keys
             == (
                 planned.public_key,

@@ -8,13 +8,14 @@ use mock_instant::MockClock;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use tidegate_stack::drop::DropReason;
-use tidegate_stack::plan::{PeerId, Vni};
+use tidegate_stack::plan::Vni;
 use tidegate_stack::shard::Datagrams;
 use tidegate_stack::stats::Report;
 use tidegate_stack::time::Instant;
 use tidegate_stack::wire::{Ecn, MacAddr};
 use tidegate_stack::wireguard::{
-    BoringTunnel, DATA_OVERHEAD, HandshakeOutcome, Lane, Message, Opened, TICK_INTERVAL, Train, Tunnel,
+    DATA_OVERHEAD, HandshakeOutcome, Lane, Message, NoiseTunnel, Opened, TICK_INTERVAL, Train, Tunnel,
+    TunnelIndex,
 };
 
 /// The VTEP addresses of the host and of the far end.
@@ -27,7 +28,7 @@ pub(crate) const VNI_FLAG: u8 = 0x08;
 pub(crate) struct FarEnd {
     pub(crate) site: Site,
     host: Host,
-    tunnel: BoringTunnel,
+    tunnel: NoiseTunnel,
     now: Instant,
 }
 
@@ -40,7 +41,14 @@ impl FarEnd {
         let near = key(0).public_key();
         let mut far_end = Self {
             host: Host::new(&site, 0, 7, now),
-            tunnel: BoringTunnel::new(&lane, PeerId(0x00_beef), &near, None, None, now),
+            tunnel: NoiseTunnel::new(
+                &lane,
+                TunnelIndex::from_low_bits(0x00_beef),
+                &near,
+                None,
+                None,
+                now,
+            ),
             now,
             site,
         };

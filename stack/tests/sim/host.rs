@@ -5,14 +5,15 @@ use super::packets::Packet;
 use super::plans::Site;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
-use tidegate_stack::egress::{Egress, Route, Slot};
+use tidegate_stack::egress::{Egress, Handover, Route, ShardId, Slot};
 use tidegate_stack::frame::{Batch, Frame, PoolSizes};
-use tidegate_stack::plan::{PeerId, Plan, PortId};
+use tidegate_stack::plan::{PeerId, Plan, PortId, PrivateKey};
 use tidegate_stack::shard::{Datagrams, Shard, ShardConfig};
 use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::time::Instant;
-use tidegate_stack::wireguard::PlainTunnel;
+use tidegate_stack::wireguard::{PlainTunnel, TunnelIndex};
 
 /// A host of the site.
 pub(crate) struct Host {
@@ -67,7 +68,7 @@ impl Host {
 
     /// Takes the cipher out of the tunnel to the only peer.
     pub(crate) fn lay_open(&mut self) {
-        let tunnel = PlainTunnel::new(PeerId(1), PeerId(1));
+        let tunnel = PlainTunnel::new(TunnelIndex::from_low_bits(1), TunnelIndex::from_low_bits(1));
         assert!(self.shard.set_tunnel(PeerId(1), Box::new(tunnel)));
     }
 
@@ -148,6 +149,9 @@ impl Host {
 
 fn config(seed: u64) -> ShardConfig {
     ShardConfig {
+        id: ShardId(0),
+        count: NonZeroU8::MIN,
+        lane_key: PrivateKey::from_bytes([0x5a; 32]),
         seed,
         flows: 1024,
         frames: PoolSizes { small: 64, large: 64 },
@@ -174,6 +178,10 @@ impl Egress for Outputs {
         };
         self.delivered.push_back((port, packet));
         true
+    }
+
+    fn handover(&mut self, _to: ShardId, handover: Handover) -> Result<(), Handover> {
+        Err(handover)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use tidegate_stack::plan::{
-    HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind, NetworkNumbers, Peer,
-    PeerId, PeerNetworks, Plan, PortId, PrivateKey, derive_vni, site_ipv6_prefix,
+    ForeignReach, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind,
+    NetworkNumbers, Peer, PeerId, PeerNetworks, Plan, PortId, PrivateKey, Reach, derive_vni,
+    site_ipv6_prefix,
 };
 
 /// The family of the addresses between the hosts.
@@ -104,14 +105,16 @@ impl Site {
                 id: PeerId(1),
                 name: format!("h{}", other + 1),
                 ordinal: ordinal(other),
-                public_key: key(other).public_key(),
-                preshared_key: None,
-                endpoint: Some(self.address(other)),
+                reach: Reach::Foreign(ForeignReach {
+                    public_key: key(other).public_key(),
+                    preshared_key: None,
+                    endpoint: Some(self.address(other)),
+                    keepalive: self.keepalive,
+                }),
                 networks: self.members_of.map_or(PeerNetworks::All, |application| {
                     PeerNetworks::Only([network(application).vni].into())
                 }),
                 mtu,
-                keepalive: self.keepalive,
             }],
             foreign_lane_key: key(host),
         };

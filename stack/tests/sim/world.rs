@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tidegate_stack::drop::DropReason;
+use tidegate_stack::egress::LaneKind;
 use tidegate_stack::plan::Plan;
 use tidegate_stack::shard::Datagrams;
 use tidegate_stack::stats::Report;
@@ -238,7 +239,7 @@ impl World {
                     .copied()
                     .collect();
                 let datagrams = Datagrams {
-                    lane: 0,
+                    lane: LaneKind::Foreign,
                     source: *source,
                     ecn: *ecn,
                     stride: first.len().max(1),

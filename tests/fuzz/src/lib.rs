@@ -4,13 +4,14 @@
 //! grows old. A crash that doesn't come again from its input alone needs those before it: run the corpus.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_stack::egress::{Egress, Route, Slot};
+use tidegate_stack::egress::{Egress, Handover, LaneKind, Route, ShardId, Slot};
 use tidegate_stack::frame::checksum::checksum;
 use tidegate_stack::frame::{Batch, Frame, Offload, PoolSizes, Segmentation};
 use tidegate_stack::plan::{
-    HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind, NetworkNumbers, Peer,
+    ForeignReach, Reach, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind, NetworkNumbers, Peer,
     PeerId, PeerNetworks, Plan, PortId, PrivateKey, Vni, site_ipv6_prefix, vtep_address,
 };
 use tidegate_stack::shard::{Datagrams, Shard, ShardConfig};
@@ -18,7 +19,7 @@ use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::time::Instant;
 use tidegate_stack::wire::{Ecn, Headers, MacAddr};
 use tidegate_stack::wireguard::{
-    BoringTunnel, DATA_OVERHEAD, HandshakeOutcome, Lane, Message, Train, Tunnel,
+    NoiseTunnel, DATA_OVERHEAD, HandshakeOutcome, Lane, Message, Train, Tunnel, TunnelIndex,
 };
 
 /// Inputs that one rig takes.
@@ -30,7 +31,7 @@ pub struct Rig {
     shard: Shard,
     outputs: Outputs,
     batch: Batch,
-    tunnel: BoringTunnel,
+    tunnel: NoiseTunnel,
     now: Instant,
     inputs: u32,
     plan: Plan,
@@ -48,6 +49,9 @@ impl Rig {
         let now = Instant::ZERO;
         let plan = plan();
         let config = ShardConfig {
+            id: ShardId(0),
+            count: NonZeroU8::MIN,
+            lane_key: PrivateKey::from_bytes([0x5a; 32]),
             seed: 1,
             flows: 256,
             frames: PoolSizes {
@@ -60,7 +64,7 @@ impl Rig {
             shard: Shard::new(config),
             outputs: Outputs::default(),
             batch: Batch::new(1),
-            tunnel: BoringTunnel::new(&lane, PeerId(7), &key(1).public_key(), None, None, now),
+            tunnel: NoiseTunnel::new(&lane, TunnelIndex::from_low_bits(7), &key(1).public_key(), None, None, now),
             now,
             inputs: 0,
             plan,
@@ -117,10 +121,13 @@ impl Rig {
         out
     }
 
-    /// An initiation of the peer.
+    /// An initiation by the peer's key, newer than any before. Nobody finishes the handshake.
     pub fn initiation(&mut self) -> Vec<u8> {
+        let lane = Lane::new(&key(2), self.now);
+        let index = TunnelIndex::from_low_bits(8);
+        let mut tunnel = NoiseTunnel::new(&lane, index, &key(1).public_key(), None, None, self.now);
         let mut out = vec![0; 256];
-        let length = self.tunnel.initiate(&mut out, self.now);
+        let length = tunnel.initiate(&mut out, self.now);
         out.truncate(length);
         out
     }
@@ -133,7 +140,7 @@ impl Rig {
 
     fn arrive(&mut self, bytes: &[u8]) {
         let datagrams = Datagrams {
-            lane: 0,
+            lane: LaneKind::Foreign,
             source: far_address(),
             ecn: Ecn::Capable0,
             stride: bytes.len().max(1),
@@ -329,12 +336,14 @@ fn plan() -> Plan {
             id: PeerId(1),
             name: "h2".into(),
             ordinal: ordinal(2),
-            public_key: key(2).public_key(),
-            preshared_key: None,
-            endpoint: Some(far_address()),
+            reach: Reach::Foreign(ForeignReach {
+                public_key: key(2).public_key(),
+                preshared_key: None,
+                endpoint: Some(far_address()),
+                keepalive: None,
+            }),
             networks: PeerNetworks::All,
             mtu,
-            keepalive: None,
         }],
         foreign_lane_key: key(1),
     }
@@ -363,6 +372,10 @@ impl Egress for Outputs {
             "an instance was given what is no packet"
         );
         true
+    }
+
+    fn handover(&mut self, _to: ShardId, handover: Handover) -> Result<(), Handover> {
+        Err(handover)
     }
 }
 

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tidegate_stack::plan::{
-    Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind, NetworkNumbers, Peer, PeerNetworks, Plan,
-    PortId, PresharedKey, PrivateKey, Vni, derive_vni, site_ipv6_prefix,
+    ForeignReach, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind, NetworkNumbers, Peer,
+    PeerNetworks, Plan, PortId, PresharedKey, PrivateKey, Reach, Vni, derive_vni, site_ipv6_prefix,
 };
 
 /// What names an application in a site. Written `tenant/name`; neither part can hold a slash.
@@ -365,12 +365,14 @@ fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Peer> {
             id,
             name: document.name.clone(),
             ordinal: document.ordinal,
-            public_key: document.public_key,
-            preshared_key: inputs.keys.preshared.get(&document.name).cloned(),
-            endpoint: document.endpoint,
+            reach: Reach::Foreign(ForeignReach {
+                public_key: document.public_key,
+                preshared_key: inputs.keys.preshared.get(&document.name).cloned(),
+                endpoint: document.endpoint,
+                keepalive: document.keepalive,
+            }),
             networks,
             mtu: inner_mtu(inputs.underlay_mtu, family),
-            keepalive: document.keepalive,
         });
     }
     peers

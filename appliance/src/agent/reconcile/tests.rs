@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::{application, host};
 use std::path::Path;
+use tidegate_stack::plan::Reach;
 
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
@@ -201,7 +202,10 @@ fn a_preshared_key_reaches_its_peer() {
         .preshared
         .insert("edge-2".to_owned(), PresharedKey::from_bytes([9; 32]));
     let plan = world.plan().unwrap();
-    assert!(plan.peers[0].preshared_key.is_some());
-    assert_eq!(plan.peers[0].keepalive, Some(25));
-    assert_eq!(plan.peers[0].endpoint, None);
+    let Reach::Foreign(reach) = &plan.peers[0].reach else {
+        panic!("a foreign peer")
+    };
+    assert!(reach.preshared_key.is_some());
+    assert_eq!(reach.keepalive, Some(25));
+    assert_eq!(reach.endpoint, None);
 }
