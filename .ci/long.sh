@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What takes too long for every push: ten minutes of every fuzz target, the end-to-end stories three times over, and
-# the container image. Needs root and podman.
+# What takes too long for every push: ten minutes of every fuzz target, the end-to-end stories three times over, those
+# about foreign peers and strangers in their long form, and the container image. Needs root and podman.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,6 +9,8 @@ for round in 1 2 3; do
     printf '\n== long: end to end, round %s of 3\n' "$round"
     bash .ci/e2e.sh
 done
+printf '\n== long: foreign peers through two rekeys, a million malformed datagrams, a minute played back\n'
+TIDEGATE_LONG=1 bash .ci/e2e.sh conformance
 bash .ci/fuzz.sh 600
 bash .ci/image.sh
 echo "long: all passed"

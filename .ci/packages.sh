@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that tests and side-by-side runs use. The program itself needs none of them.
+# Installs what tests and side-by-side runs use: Debian packages, and a program of a crate. tidegate needs none of it.
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(
     ethtool           # the foreign peer's kernel VXLAN device needs `tx off`
@@ -32,4 +33,9 @@ else
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# A WireGuard that isn't ours and isn't in Debian, where side-by-side runs look for it too. Only root can start it.
+if [ "$(id -u)" -eq 0 ]; then
+    cargo install --quiet --locked --root target/peers --target-dir target/peers/build boringtun-cli@0.7.1
 fi

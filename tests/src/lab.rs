@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::net::IpAddr;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
 use crate::running::{Running, attempt, command, succeed};
@@ -185,6 +188,20 @@ impl Lab {
         succeed(self.within(part, words)?)
     }
 
+    /// Runs commands in a part of the lab, one a line, words apart by spaces; all must succeed.
+    ///
+    /// # Errors
+    /// When one doesn't, with what it said.
+    pub fn run_lines(&self, part: &str, lines: &str) -> Result<()> {
+        for line in lines.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if !words.is_empty() {
+                self.run(part, &words)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs a command in a part of the lab, whatever comes of it.
     ///
     /// # Errors
@@ -203,6 +220,24 @@ impl Lab {
             self.within(part, words)?,
             self.folder.join(format!("output-{number}.txt")),
         )
+    }
+
+    /// Does `work` on a thread of its own in the network namespace of a part of the lab: sockets that it opens are that
+    /// part's.
+    ///
+    /// # Errors
+    /// When there is no such part, or the work fails.
+    pub fn inside<T: Send>(&self, part: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let path = Path::new("/run/netns").join(self.namespace(part));
+        let namespace = fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        let enter = move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            work()
+        };
+        match thread::scope(|scope| scope.spawn(enter).join()) {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     }
 
     /// Starts an iperf3 server for as many clients as come, and waits until it listens.
@@ -273,6 +308,16 @@ impl Lab {
         let words: Vec<&str> = words.iter().copied().chain(["--output", "json"]).collect();
         let text = succeed(self.tidegate_command(host, &words)?)?;
         serde_json::from_str(&text).with_context(|| format!("tidegate {} printed no JSON", words.join(" ")))
+    }
+
+    /// The public key of a host's foreign lane, in WireGuard's own form.
+    ///
+    /// # Errors
+    /// When the agent doesn't answer.
+    pub fn public_key(&self, host: &str) -> Result<String> {
+        let status = self.tidegate(host, &["status"])?;
+        let key = status.get("public-key").and_then(Value::as_str);
+        Ok(key.context("status prints no public key")?.to_owned())
     }
 
     /// A host's drop counters, by reason.

@@ -5,18 +5,32 @@
 //! commands inside, and closes it; [`Lab::close`] also checks that nothing was left behind.
 
 mod capture;
+mod datagrams;
+mod foreign;
 mod lab;
+mod pings;
 mod running;
+mod stream;
 mod traces;
 
 pub use capture::{Capture, Packet};
+pub use datagrams::{Forged, Malformed, Pace};
+pub use foreign::{Container, ForeignPeer, Program, WireGuard};
 pub use lab::{Lab, Process, binary};
+pub use pings::Pings;
 pub use running::Running;
+pub use stream::{Heard, Stream};
 pub use traces::Traces;
 
+use std::env;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+
+/// Whether stories that have a long form shall take it: `TIDEGATE_LONG=1`, as `.ci/long.sh` sets it.
+pub fn is_long() -> bool {
+    env::var_os("TIDEGATE_LONG").is_some_and(|value| value == "1")
+}
 
 /// Asks again until the answer is yes.
 ///

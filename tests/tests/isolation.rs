@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tidegate_fixtures as fixtures;
-use tidegate_tests::{Capture, Lab, Running, wait_until};
+use tidegate_tests::{Capture, ForeignPeer, Lab, Program, wait_until};
 
 const BLUE: [&str; 4] = ["blue-probe-1", "blue-probe-2", "blue-probe-3", "blue-probe-4"];
 /// Packets of each kind: echo requests, UDP datagrams, TCP SYNs.
@@ -40,7 +40,16 @@ fn nothing_of_red_reaches_blue_and_every_probe_is_counted_under_its_reason() -> 
         red[0] == address("blue-probe-1", 0)?,
         "red and blue were to have the same addresses"
     );
-    let outsider = Outsider::up(&lab)?;
+    // It holds a key that h1 knows.
+    let outsider = ForeignPeer {
+        node: "outsider",
+        program: Program::WireguardGo,
+        ordinal: 201,
+        host: "192.0.2.11".parse()?,
+        key: fixtures::key("outsider"),
+        preshared_key: None,
+    };
+    let wireguard = outsider.up(&lab)?;
 
     let watching: Vec<Capture> = BLUE
         .iter()
@@ -132,55 +141,8 @@ fn nothing_of_red_reaches_blue_and_every_probe_is_counted_under_its_reason() -> 
             );
         }
     }
-    drop(outsider);
+    drop(wireguard);
     lab.close()
-}
-
-/// A host on the LAN that holds a key which h1 knows.
-struct Outsider {
-    _wireguard: Running,
-}
-
-impl Outsider {
-    fn up(lab: &Lab) -> Result<Self> {
-        let wireguard = lab.start("outsider", &["wireguard-go", "-f", "tgtwg1"])?;
-        wait_until("wireguard-go makes its device", Duration::from_secs(5), || {
-            Ok(lab
-                .attempt("outsider", &["wg", "show", "tgtwg1"])?
-                .status
-                .success())
-        })?;
-        let key = fixtures::key("outsider").display().to_string();
-        let status = lab.tidegate("h1", &["status"])?;
-        let host = status
-            .get("public-key")
-            .and_then(Value::as_str)
-            .context("status prints no public key")?;
-        lab.run(
-            "outsider",
-            &[
-                "wg",
-                "set",
-                "tgtwg1",
-                "private-key",
-                &key,
-                "peer",
-                host,
-                "endpoint",
-                "192.0.2.11:51820",
-                "allowed-ips",
-                "169.254.116.1/32",
-            ],
-        )?;
-        lab.run(
-            "outsider",
-            &["ip", "address", "add", "169.254.116.201/24", "dev", "tgtwg1"],
-        )?;
-        lab.run("outsider", &["ip", "link", "set", "tgtwg1", "mtu", "1440", "up"])?;
-        Ok(Self {
-            _wireguard: wireguard,
-        })
-    }
 }
 
 /// The senders of crafted packets.
