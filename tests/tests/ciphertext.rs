@@ -1,6 +1,7 @@
 //! What the wire between two hosts shows: WireGuard datagrams of the lanes, and nothing else.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result, ensure};
 use tidegate_fixtures as fixtures;
@@ -8,7 +9,10 @@ use tidegate_tests::{Lab, Packet};
 
 const MARKERS: usize = 10_000;
 const PREFIX: &str = "clear-text-marker-";
-const LANE: u16 = 51820;
+/// The foreign lane's port, and those of the hosts' own lanes behind it.
+const LANES: RangeInclusive<u16> = 51820..=51948;
+/// Where hosts tell each other what they have.
+const LINK: u16 = 4668;
 
 #[test]
 fn wire_carries_only_ciphertext_while_ten_thousand_markers_pass_inside() -> Result<()> {
@@ -56,7 +60,7 @@ fn wire_carries_only_ciphertext_while_ten_thousand_markers_pass_inside() -> Resu
             );
         }
         match packet.ethertype().context("a frame without a type")? {
-            0x0800 => data += u64::from(lane_message_type(packet)? == 4),
+            0x0800 => data += u64::from(message_type(packet)? == Some(4)),
             0x0806 => ensure!(
                 is_underlay_arp(packet),
                 "an ARP message that isn't about the underlay"
@@ -82,18 +86,23 @@ fn markers(packet: &Packet) -> Vec<&[u8]> {
         .collect()
 }
 
-/// The type of a WireGuard message between the two lanes: 1 and 2 make a session, 3 is a cookie, 4 carries data.
-fn lane_message_type(packet: &Packet) -> Result<u8> {
+/// The type of a WireGuard message between two lanes: 1 and 2 make a session, 3 is a cookie, 4 carries data. `None` for
+/// what is between the hosts' links.
+fn message_type(packet: &Packet) -> Result<Option<u8>> {
     const IP: usize = 14;
     let udp = IP + usize::from(packet.byte(IP).context("no IP header")? & 0x0f) * 4;
     ensure!(packet.byte(IP + 9) == Some(17), "an IPv4 packet that isn't UDP");
+    let ports = [udp, udp + 2].map(|at| packet.big_endian(at));
+    if ports == [Some(LINK); 2] {
+        return Ok(None);
+    }
     ensure!(
-        packet.big_endian(udp) == Some(LANE) && packet.big_endian(udp + 2) == Some(LANE),
-        "a UDP datagram that isn't between the lanes"
+        ports.iter().all(|port| port.is_some_and(|port| LANES.contains(&port))),
+        "a UDP datagram that is neither between lanes nor between links"
     );
     let kind = packet.byte(udp + 8).context("an empty datagram")?;
     ensure!((1..=4).contains(&kind), "a datagram of type {kind}");
-    Ok(kind)
+    Ok(Some(kind))
 }
 
 fn is_underlay_arp(packet: &Packet) -> bool {

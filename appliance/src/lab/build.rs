@@ -5,22 +5,19 @@ use super::blueprint::{Blueprint, Host, Instance};
 use super::ground::Ground;
 use super::state::{self, HostFiles, State};
 use super::{Error, Progress, WhileDoing as _, host_document, reach, teardown};
+use crate::agent::cluster::certificates::{self, SiteAuthority};
 use crate::config::topology;
 use crate::sys::netlink::Netlink;
 use crate::sys::process::{Process, Start};
 use crate::sys::seqpacket::Connection;
 use crate::sys::{interruption, netns};
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use tidegate_stack::plan::PrivateKey;
 
 /// The interface of an instance.
 pub(super) const INSTANCE_DEVICE: &str = "eth0";
@@ -197,14 +194,10 @@ fn start_nodes(blueprint: &Blueprint, state: &mut State, ground: &Ground) -> Res
 }
 
 fn start_hosts(blueprint: &Blueprint, state: &mut State, ground: &Ground) -> Result<(), Error> {
-    let mut keys = BTreeMap::new();
-    for host in &blueprint.hosts {
-        let files = HostFiles::of(&blueprint.lab, &host.name);
-        keys.insert(host.name.clone(), make_key(&files)?.public_key());
-    }
+    make_identities(blueprint)?;
     let program = own_program()?;
     let mut processes = Vec::new();
-    for (name, document) in host_document::write(blueprint, &keys) {
+    for (name, document) in host_document::write(blueprint) {
         let files = HostFiles::of(&blueprint.lab, &name);
         fs::write(files.document(), host_document::to_yaml(&document))
             .while_doing(|| format!("writing {}", files.document().display()))?;
@@ -229,24 +222,24 @@ fn start_hosts(blueprint: &Blueprint, state: &mut State, ground: &Ground) -> Res
     Ok(())
 }
 
-/// Makes a host's folders and the key of its foreign lane, which its peers' documents must name before it runs.
-fn make_key(files: &HostFiles) -> Result<PrivateKey, Error> {
-    let path = files.key();
-    let make = || {
-        fs::create_dir_all(files.run())?;
-        fs::create_dir_all(files.state())?;
-        let mut bytes = [0; 32];
-        fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-        let key = PrivateKey::from_bytes(bytes);
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        writeln!(file, "{}", key.to_base64())?;
-        Ok(key)
+/// Makes the site's authority, and for every host its folders and a certificate.
+fn make_identities(blueprint: &Blueprint) -> Result<(), Error> {
+    let make = || -> anyhow::Result<()> {
+        let authority = SiteAuthority::new(&blueprint.lab)?;
+        // Kept, so that more certificates of this site can be made while the lab is up.
+        authority.save(&state::folder(&blueprint.lab))?;
+        for host in &blueprint.hosts {
+            let files = HostFiles::of(&blueprint.lab, &host.name);
+            fs::create_dir_all(files.run())?;
+            fs::create_dir_all(files.state())?;
+            let (certificate, key) = authority.issue(&host.name)?;
+            certificates::write(&files.authority(), authority.certificate(), 0o644)?;
+            certificates::write(&files.certificate(), &certificate, 0o644)?;
+            certificates::write(&files.certificate_key(), &key, 0o600)?;
+        }
+        Ok(())
     };
-    make().while_doing(|| format!("making the key {}", path.display()))
+    make().map_err(|error| Error::Refused(format!("making the hosts' certificates: {error:#}")))
 }
 
 fn wait_for_agent(host: &str, files: &HostFiles, process: &Process) -> Result<(), Error> {

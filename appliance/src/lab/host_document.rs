@@ -1,28 +1,40 @@
-//! The host documents that a lab writes: who is whose peer, by which address and key.
+//! The host documents that a lab writes: who the other hosts are, where they are, and by which files hosts know each
+//! other.
 //!
-//! Pure, but for the keys, which come in.
+//! Pure.
 
 use super::blueprint::{Blueprint, Host};
+use super::state::HostFiles;
+use crate::config::host::{DEFAULT_CONTROL_PORT, DEFAULT_WIREGUARD_PORT};
 use crate::config::topology;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use tidegate_stack::plan::PublicKey;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
-/// Where WireGuard listens when a document doesn't say.
-const WIREGUARD_PORT: u16 = 51820;
+/// The lanes' ports are the foreign lane's and those behind it.
+const LANE_PORTS: u16 = 128;
 
-/// The documents of all hosts of a lab, by host name. Every host is every other host's peer, for all networks; a
-/// host's own `document` is [merged](topology::merge) over what the lab writes.
-pub(super) fn write(blueprint: &Blueprint, keys: &BTreeMap<String, PublicKey>) -> BTreeMap<String, Value> {
+/// The documents of all hosts of a lab, by host name. Every host knows where every other one is; what else there is to
+/// know they tell each other. A host's own `document` is [merged](topology::merge) over what the lab writes.
+pub(super) fn write(blueprint: &Blueprint) -> BTreeMap<String, Value> {
     let document = |host: &Host| {
-        let peers: Vec<Value> = blueprint
+        let hosts: Vec<Value> = blueprint
             .hosts
             .iter()
             .filter(|other| other.name != host.name)
-            .filter_map(|other| peer(host, other, keys.get(&other.name)?))
+            .filter_map(|other| {
+                let address = address_towards(host, other)?;
+                Some(json!({ "host-id": other.name, "address": address }))
+            })
             .collect();
-        let mut cluster = json!({ "peers": peers });
+        let files = HostFiles::of(&blueprint.lab, &host.name);
+        let mut cluster = json!({
+            "ca-file": files.authority(),
+            "certificate-file": files.certificate(),
+            "private-key-file": files.certificate_key(),
+            "hosts": hosts,
+        });
         if let Some(interface) = &host.interface {
             cluster["interface"] = json!(interface);
         }
@@ -38,19 +50,6 @@ pub(super) fn write(blueprint: &Blueprint, keys: &BTreeMap<String, PublicKey>) -
         (host.name.clone(), document)
     };
     blueprint.hosts.iter().map(document).collect()
-}
-
-fn peer(host: &Host, other: &Host, key: &PublicKey) -> Option<Value> {
-    let mut peer = json!({
-        "name": other.name,
-        "ordinal": other.ordinal,
-        "public-key": key.to_base64(),
-        "networks": "all",
-    });
-    if let Some(address) = address_towards(host, other) {
-        peer["endpoint"] = json!(SocketAddr::new(address, wireguard_port(other)).to_string());
-    }
-    Some(peer)
 }
 
 /// The address by which `host` reaches `other`: on the first segment they share, IPv4 before IPv6.
@@ -70,15 +69,20 @@ fn address_towards(host: &Host, other: &Host) -> Option<IpAddr> {
         .copied()
 }
 
-/// The port of a host's foreign lane.
-pub(super) fn wireguard_port(host: &Host) -> u16 {
-    let own = host
-        .document
-        .as_ref()
-        .and_then(|document| document.pointer("/cluster/wireguard-port"));
-    own.and_then(Value::as_u64)
-        .and_then(|port| u16::try_from(port).ok())
-        .unwrap_or(WIREGUARD_PORT)
+/// The ports of a host's lanes: the foreign one, then those of every generation.
+pub(super) fn lane_ports(host: &Host) -> RangeInclusive<u16> {
+    let first = own_port(host, "/cluster/wireguard-port").unwrap_or(DEFAULT_WIREGUARD_PORT);
+    first..=first.saturating_add(LANE_PORTS)
+}
+
+/// The port of a host's link to the others.
+pub(super) fn control_port(host: &Host) -> u16 {
+    own_port(host, "/cluster/control-port").unwrap_or(DEFAULT_CONTROL_PORT)
+}
+
+fn own_port(host: &Host, pointer: &str) -> Option<u16> {
+    let port = host.document.as_ref()?.pointer(pointer)?.as_u64()?;
+    u16::try_from(port).ok()
 }
 
 /// A document as block YAML. Scalars and strings are written as JSON writes them, which YAML 1.2 reads the same.
@@ -155,18 +159,8 @@ mod tests {
         }
     }
 
-    fn documents(blueprint: &Blueprint) -> BTreeMap<String, Value> {
-        let key = |(number, host): (usize, &Host)| {
-            (
-                host.name.clone(),
-                PublicKey::from_bytes([u8::try_from(number).unwrap(); 32]),
-            )
-        };
-        write(blueprint, &blueprint.hosts.iter().enumerate().map(key).collect())
-    }
-
     #[test]
-    fn every_host_is_the_others_peer_at_its_ipv4_address_on_the_first_common_segment() {
+    fn every_host_knows_where_the_others_are_by_ipv4_on_the_first_common_segment() {
         let blueprint = lab(vec![
             host(
                 "h1",
@@ -176,34 +170,31 @@ mod tests {
             ),
             host("h2", 2, &[("lan", &["2001:db8::12", "192.0.2.12"])], None),
         ]);
-        let documents = documents(&blueprint);
-        let peer = &documents["h1"]["cluster"]["peers"][0];
-        assert_eq!(peer["name"], "h2");
-        assert_eq!(peer["ordinal"], 2);
-        assert_eq!(peer["endpoint"], "192.0.2.12:51820");
-        assert_eq!(peer["networks"], "all");
+        let documents = write(&blueprint);
+        let others = &documents["h1"]["cluster"]["hosts"];
+        assert_eq!(*others, json!([{ "host-id": "h2", "address": "192.0.2.12" }]));
         assert_eq!(
-            documents["h2"]["cluster"]["peers"][0]["endpoint"],
-            "192.0.2.11:51820"
+            documents["h2"]["cluster"]["hosts"][0]["address"],
+            "192.0.2.11"
         );
         assert_eq!(documents["h2"]["site"], "tg");
+        assert!(documents["h2"]["cluster"].get("peers").is_none());
     }
 
     #[test]
-    fn own_document_has_the_last_word_and_the_others_learn_its_port() {
+    fn own_document_has_the_last_word() {
         let own = json!({ "cluster": { "wireguard-port": 4500 }, "datapath": { "shards": 1 } });
         let blueprint = lab(vec![
             host("h1", 1, &[("lan", &["2001:db8::11"])], None),
             host("h2", 2, &[("lan", &["2001:db8::12"])], Some(own)),
         ]);
-        let documents = documents(&blueprint);
-        assert_eq!(
-            documents["h1"]["cluster"]["peers"][0]["endpoint"],
-            "[2001:db8::12]:4500"
-        );
+        let documents = write(&blueprint);
+        assert_eq!(documents["h1"]["cluster"]["hosts"][0]["address"], "2001:db8::12");
         assert_eq!(documents["h2"]["datapath"]["shards"], 1);
         assert_eq!(documents["h2"]["cluster"]["interface"], "eth0");
-        assert_eq!(documents["h2"]["cluster"]["peers"][0]["name"], "h1");
+        assert_eq!(documents["h2"]["cluster"]["wireguard-port"], 4500);
+        assert_eq!(lane_ports(&blueprint.hosts[1]), 4500..=4628);
+        assert_eq!(control_port(&blueprint.hosts[1]), 4668);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use super::blueprint::Blueprint;
 use super::{Error, WhileDoing as _};
+use crate::agent::cluster::certificates::AUTHORITY_FILE;
 use crate::config::label_fault;
 use crate::sys::netns;
 use crate::sys::process::Process;
@@ -100,9 +101,19 @@ impl HostFiles {
         self.folder.join("state")
     }
 
-    /// The private key of the foreign lane.
-    pub(crate) fn key(&self) -> PathBuf {
-        self.state().join("foreign.key")
+    /// The certificate of the site's authority.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.folder.join(AUTHORITY_FILE)
+    }
+
+    /// The host's certificate.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.join("host.pem")
+    }
+
+    /// The private key of that certificate.
+    pub(crate) fn certificate_key(&self) -> PathBuf {
+        self.folder.join("host.key")
     }
 
     /// What agent and datapath write.

@@ -108,6 +108,8 @@ pub(crate) struct Secrecy {
     pub(crate) frames: u64,
     /// Of them datagrams of lanes, by WireGuard message type.
     pub(crate) lane_messages: BTreeMap<u8, u64>,
+    /// Of them datagrams of the link by which hosts tell each other what they have.
+    pub(crate) link_datagrams: u64,
     /// Of them ARP and neighbour discovery for underlay addresses.
     pub(crate) discovery: u64,
     /// Of them anything else.
@@ -395,10 +397,11 @@ impl Secrecy {
             mark.of(
                 self.strangers == 0,
                 &format!(
-                    "{} frames: lanes {} ({}), ARP and neighbour discovery {}, anything else {}",
+                    "{} frames: lanes {} ({}), link {}, ARP and neighbour discovery {}, anything else {}",
                     self.frames,
                     self.lane_messages.values().sum::<u64>(),
                     lanes.join(", "),
+                    self.link_datagrams,
                     self.discovery,
                     self.strangers
                 ),
@@ -458,7 +461,8 @@ mod tests {
             names_outside: vec![],
             names_inside: vec!["shop/web-1".into()],
             frames: 12_010,
-            lane_messages: [(1, 1), (2, 1), (4, 12_000)].into(),
+            lane_messages: [(1, 1), (2, 1), (4, 11_960)].into(),
+            link_datagrams: 40,
             discovery: 8,
             strangers: 0,
             strangers_told: vec![],

@@ -4,6 +4,7 @@
 
 use super::super::build::{INSTANCE_DEVICE, Lab};
 use super::super::{Error, WhileDoing as _};
+use super::super::host_document;
 use super::report::Secrecy;
 use super::search::{MARKER, Marker, Search};
 use super::traffic::{self, Pair};
@@ -102,6 +103,7 @@ pub(super) fn prove(pair: Pair<'_>) -> Result<Secrecy, Error> {
             names_inside: control.texts_found(),
             frames: seen.frames,
             lane_messages: seen.lanes,
+            link_datagrams: seen.links,
             discovery: seen.discovery,
             strangers: seen.strangers,
             strangers_told: seen.told,
@@ -114,6 +116,7 @@ pub(super) fn prove(pair: Pair<'_>) -> Result<Secrecy, Error> {
 struct Seen {
     frames: u64,
     lanes: BTreeMap<u8, u64>,
+    links: u64,
     discovery: u64,
     strangers: u64,
     told: Vec<String>,
@@ -124,6 +127,7 @@ impl Seen {
         self.frames += 1;
         match kind {
             Kind::Lane(message) => *self.lanes.entry(message).or_default() += 1,
+            Kind::Link => self.links += 1,
             Kind::Discovery => self.discovery += 1,
             Kind::Stranger(what) => {
                 self.strangers += 1;
@@ -150,18 +154,15 @@ pub(super) fn random_marker() -> Result<Marker, Error> {
 
 /// The prefixes and ports of everything that may be on the segments.
 fn underlay(lab: &Lab) -> Underlay {
+    let hosts = lab.blueprint.hosts.iter();
     let ends = lab.blueprint.segments.iter().flat_map(|segment| &segment.ends);
     Underlay {
         prefixes: ends
             .flat_map(|end| &end.addresses)
             .map(ipnet::IpNet::trunc)
             .collect(),
-        ports: lab
-            .blueprint
-            .hosts
-            .iter()
-            .map(super::super::host_document::wireguard_port)
-            .collect(),
+        lanes: hosts.clone().map(host_document::lane_ports).collect(),
+        links: hosts.map(host_document::control_port).collect(),
     }
 }
 

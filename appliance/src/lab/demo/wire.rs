@@ -5,6 +5,7 @@
 
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
@@ -26,7 +27,9 @@ pub(super) struct Underlay {
     /// The prefixes of its addresses.
     pub(super) prefixes: Vec<IpNet>,
     /// The UDP ports of the lanes.
-    pub(super) ports: Vec<u16>,
+    pub(super) lanes: Vec<RangeInclusive<u16>>,
+    /// The UDP ports of the hosts' links to each other.
+    pub(super) links: Vec<u16>,
 }
 
 /// What a frame is.
@@ -34,6 +37,8 @@ pub(super) struct Underlay {
 pub(super) enum Kind {
     /// A WireGuard message of type 1 to 4 (a super-packet goes by its first).
     Lane(u8),
+    /// QUIC between two hosts' control ports.
+    Link,
     /// ARP, or neighbour or multicast listener discovery, for addresses of the underlay.
     Discovery,
     /// Anything else.
@@ -111,8 +116,12 @@ impl Underlay {
         }
         let (from, to) = (u16_at(frame, at)?, u16_at(frame, at + 2)?);
         let message = at + UDP_HEADER;
-        let is_lane = self.ports.contains(&from) && self.ports.contains(&to);
-        if !is_lane || !self.has(source) || !self.has(destination) {
+        if [from, to].iter().all(|port| self.links.contains(port)) && self.has(source) && self.has(destination)
+        {
+            return Some((Kind::Link, frame.len()));
+        }
+        let is_lane = |port| self.lanes.iter().any(|lanes| lanes.contains(port));
+        if ![from, to].iter().all(is_lane) || !self.has(source) || !self.has(destination) {
             return stranger(format!(
                 "UDP from {source} port {from} to {destination} port {to}"
             ));
@@ -167,7 +176,8 @@ mod tests {
         ];
         Underlay {
             prefixes,
-            ports: vec![51820],
+            lanes: vec![51820..=51948],
+            links: vec![4668],
         }
     }
 
@@ -211,6 +221,14 @@ mod tests {
                 "{frame:02x?}"
             );
         }
+    }
+
+    #[test]
+    fn link_is_between_control_ports() {
+        let mut frame = ipv4_udp([192, 0, 2, 11], 4668, &[0xc0; 32]);
+        assert!(matches!(underlay().classify(&frame).0, Kind::Stranger(_)));
+        frame[34..36].copy_from_slice(&4668_u16.to_be_bytes());
+        assert_eq!(underlay().classify(&frame).0, Kind::Link);
     }
 
     #[test]

@@ -1,0 +1,148 @@
+//! Who has no certificate of the site gets nothing, and each is told for what it is.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+use serde_json::Value;
+use tidegate_tests::{Lab, binary, wait_until};
+
+const NAME: &str = "tgt-certificates";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Who comes with what, and what is told about it.
+const STRANGERS: [(&str, &str); 4] = [
+    ("h3", "isn't of this site's authority"),
+    ("h4", "has expired"),
+    ("h5", "is of site elsewhere"),
+    ("h6", "isn't valid yet"),
+];
+
+#[test]
+fn hosts_without_a_good_certificate_get_nothing_and_are_told_apart() -> Result<()> {
+    if binary().is_none() {
+        return Ok(());
+    }
+    let folder = std::env::temp_dir().join(format!("{NAME}-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let made = make_certificates(&folder).and_then(|()| story(&folder));
+    fs::remove_dir_all(&folder)?;
+    made
+}
+
+fn story(folder: &Path) -> Result<()> {
+    let Some(lab) = Lab::up(NAME, &topology(folder), &[("shop.yaml", SHOP)])? else {
+        return Ok(());
+    };
+    for good in ["h1", "h2"] {
+        for (stranger, fault) in STRANGERS {
+            wait_until(&format!("{good} tells that {stranger} was refused: {fault}"), PATIENCE, || {
+                let status = lab.tidegate(good, &["status"])?;
+                let events = status
+                    .pointer("/site-link/events")
+                    .and_then(Value::as_array)
+                    .context("status tells no events")?;
+                Ok(events.iter().any(|event| {
+                    let text = event.get("event").and_then(Value::as_str).unwrap_or_default();
+                    text.contains(stranger) && text.contains(fault)
+                }))
+            })?;
+        }
+        // The good ones know each other, and nobody else.
+        ensure!(alive(&lab, good)? == 1, "{good} takes a stranger for a host of its site");
+        let peers = lab.tidegate(good, &["peers"])?;
+        let peers = peers.pointer("/peers").and_then(Value::as_array).context("no list of peers")?;
+        for peer in peers {
+            let name = peer.get("name").and_then(Value::as_str).unwrap_or_default();
+            let sessions = peer.get("sessions").and_then(Value::as_u64);
+            if STRANGERS.iter().any(|(stranger, _)| *stranger == name) {
+                ensure!(sessions == Some(0), "{good} has a session with {name}: {peer}");
+            }
+        }
+    }
+    for (stranger, _) in STRANGERS {
+        ensure!(alive(&lab, stranger)? == 0, "{stranger} was told something");
+    }
+    lab.close()
+}
+
+fn alive(lab: &Lab, host: &str) -> Result<u64> {
+    let status = lab.tidegate(host, &["status"])?;
+    status
+        .pointer("/site-link/hosts-alive")
+        .and_then(Value::as_u64)
+        .with_context(|| format!("status of {host} tells no site link: {status}"))
+}
+
+const SHOP: &str = "tenant: acme\nname: shop\nservices:\n  - name: web\n";
+
+/// All hosts get the story's own certificates; `h5` believes to be of another site.
+fn topology(folder: &Path) -> String {
+    let hosts: String = (1..=6)
+        .map(|number| {
+            let file = |kind: &str| folder.join(format!("h{number}.{kind}")).display().to_string();
+            let site = if number == 5 { "site: elsewhere, " } else { "" };
+            format!(
+                "  h{number}:\n    ordinal: {number}\n    interfaces: [ {{ segment: lan, addresses: [192.0.2.1{number}] }} ]\n    \
+                 document: {{ {site}cluster: {{ ca-file: \"{}\", certificate-file: \"{}\", private-key-file: \"{}\" }} }}\n",
+                file("ca"),
+                file("pem"),
+                file("key")
+            )
+        })
+        .collect();
+    format!(
+        "segments: {{ lan: {{ ipv4: 192.0.2.0/24 }} }}\nhosts:\n{hosts}applications: [ shop.yaml ]\ninstances:\n  - {{ application: shop, \
+         service: web, host: h1 }}\n  - {{ application: shop, service: web, host: h2 }}\n"
+    )
+}
+
+/// An authority of the story, and one that nobody else knows.
+fn make_certificates(folder: &Path) -> Result<()> {
+    let (site, foreign) = (authority()?, authority()?);
+    let usual = (2025, 2045);
+    for (host, signer, of_site, (from, to)) in [
+        ("h1", &site, NAME, usual),
+        ("h2", &site, NAME, usual),
+        ("h3", &foreign, NAME, usual),
+        ("h4", &site, NAME, (2020, 2021)),
+        ("h5", &site, "elsewhere", usual),
+        ("h6", &site, NAME, (2044, 2045)),
+    ] {
+        let mut params = CertificateParams::default();
+        let name = format!("tidegate://{of_site}/{host}");
+        params.subject_alt_names = vec![SanType::URI(name.try_into()?)];
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(to, 1, 1);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &signer.issuer)?;
+        let file = |kind: &str| -> PathBuf { folder.join(format!("{host}.{kind}")) };
+        // Whoever comes from elsewhere takes this site's authority for its own: it must be refused, not refuse.
+        fs::write(file("ca"), &site.certificate)?;
+        fs::write(file("pem"), certificate.pem())?;
+        fs::write(file("key"), key.serialize_pem())?;
+        fs::set_permissions(file("key"), fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}
+
+struct Authority {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+fn authority() -> Result<Authority> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2045, 1, 1);
+    let key = KeyPair::generate()?;
+    let certificate = params.self_signed(&key)?.pem();
+    Ok(Authority {
+        certificate,
+        issuer: Issuer::new(params, key),
+    })
+}
