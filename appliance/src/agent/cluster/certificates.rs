@@ -257,27 +257,6 @@ impl SiteAuthority {
         })
     }
 
-    /// Reads an authority from a folder.
-    ///
-    /// # Errors
-    /// When a file can't be read or is no use: which one.
-    pub(crate) fn load(site: &str, folder: &Path) -> anyhow::Result<Self> {
-        let read = |name: &str| {
-            let file = folder.join(name);
-            std::fs::read_to_string(&file).with_context(|| format!("{} can't be read", file.display()))
-        };
-        let certificate = read(AUTHORITY_FILE)?;
-        let key = KeyPair::from_pem(&read(AUTHORITY_KEY_FILE)?)
-            .with_context(|| format!("{} holds no key", folder.join(AUTHORITY_KEY_FILE).display()))?;
-        let issuer = Issuer::from_ca_cert_pem(&certificate, key)
-            .with_context(|| format!("{} holds no authority", folder.join(AUTHORITY_FILE).display()))?;
-        Ok(Self {
-            site: site.to_owned(),
-            certificate,
-            issuer,
-        })
-    }
-
     /// Writes the authority into a folder: [`AUTHORITY_FILE`], and [`AUTHORITY_KEY_FILE`] with mode 0600.
     ///
     /// # Errors

@@ -527,21 +527,6 @@ async fn what_keeps_a_site_from_starting_is_told_with_its_file() {
     }
 }
 
-#[test]
-fn an_authority_goes_on_after_it_was_saved_and_loaded() {
-    let ground = Ground::new("authority");
-    let loaded = SiteAuthority::load("store-42", &ground.folder).unwrap();
-    assert_eq!(loaded.certificate(), ground.authority.certificate());
-    ground.give("a", loaded.issue("a").unwrap());
-    let key = ground.folder.join(super::certificates::AUTHORITY_KEY_FILE);
-    assert_eq!(crate::agent::keys::readable_by_others(&key).unwrap(), None);
-    drop(read(&ground, "store-42", "a"));
-    let error = SiteAuthority::load("store-42", Path::new("/nowhere"))
-        .err()
-        .unwrap();
-    assert!(error.to_string().contains("/nowhere/site-ca.pem"), "{error:#}");
-}
-
 /// The commands of the documentation, as they stand there.
 fn documented_commands() -> Vec<String> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
