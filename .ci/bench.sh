@@ -3,6 +3,10 @@
 #
 #   .ci/bench.sh                 criterion benches of the packet path
 #   .ci/bench.sh peers [ARG…]    side by side with other programs (root; see `peers --help`)
+#
+# The whole of `peers` takes an hour and a half; a part of it, or with --short a first look:
+#
+#   .ci/bench.sh peers --rows udp-64,loaded-latency --only tidegate,wireguard-go [--short]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,6 +1,6 @@
 //! Who used how much CPU: one cgroup per contestant, and the kernel's own threads for packets.
 //!
-//! A contestant's cgroup holds its daemons and the iperf3 at both ends. Work that the kernel does for a packet runs
+//! A contestant's cgroup holds its daemons and the load at both ends. Work that the kernel does for a packet runs
 //! mostly in the context of whoever sent it; the rest is `ksoftirqd`'s, which is counted over the measured time.
 
 use std::fs;
@@ -11,6 +11,9 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::keeper::PREFIX;
+
+/// The generator, as [`describe`] names it.
+const GENERATOR: &str = "peers generate";
 
 /// A contestant's cgroup.
 pub(crate) struct Account {
@@ -96,6 +99,7 @@ impl Account {
                 .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
             if let Some(kilobytes) = kilobytes
                 && !process.starts_with("iperf3")
+                && process != GENERATOR
             {
                 all.push(Resident {
                     process,

@@ -30,8 +30,11 @@ impl Contestant for Bridge {
         Reach::SameHost
     }
 
+    fn place(&mut self) -> Result<()> {
+        self.hosts.build()
+    }
+
     fn up(&mut self, _account: &Account) -> Result<()> {
-        self.hosts.build()?;
         let host = self.hosts.host(1);
         ip(&format!("-n {host} link add br0 type bridge"))?;
         ip(&format!("-n {host} link set br0 up"))?;
@@ -41,6 +44,10 @@ impl Contestant for Bridge {
                 .plug(&self.hosts.container(number), &host, "br0", &address, MTU)?;
         }
         Ok(())
+    }
+
+    fn down(&mut self) -> Result<()> {
+        self.hosts.remove()
     }
 
     fn ends(&self) -> Result<Ends> {

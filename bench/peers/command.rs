@@ -53,7 +53,8 @@ pub(crate) fn within<'a>(namespace: &'a str, words: &[&'a str]) -> Vec<&'a str> 
         .collect()
 }
 
-fn command<S: AsRef<str>>(words: &[S]) -> Result<Command> {
+/// A program and its arguments.
+pub(crate) fn command<S: AsRef<str>>(words: &[S]) -> Result<Command> {
     let Some((program, arguments)) = words.split_first() else {
         bail!("an empty command line");
     };

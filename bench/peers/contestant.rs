@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
 use crate::bridge::Bridge;
+use crate::generator::Protocol;
+use crate::kernel_vxlan::KernelVxlan;
 use crate::ours::Ours;
 use crate::underlay::Device;
 use crate::userspace_wireguard::{Program, UserspaceWireguard};
+use crate::veth::Veth;
 
 /// One way to join two containers.
 pub(crate) trait Contestant {
@@ -21,8 +24,14 @@ pub(crate) trait Contestant {
     /// Whether its two ends are on two hosts or on one.
     fn reach(&self) -> Reach;
 
-    /// Builds it. Whatever it starts belongs to `account`; whatever it makes has a name that the keeper knows.
+    /// Makes the place that it is built in: whatever every contestant needs and none of them is.
+    fn place(&mut self) -> Result<()>;
+
+    /// Builds it there. Whatever it starts belongs to `account`; whatever it makes has a name that the keeper knows.
     fn up(&mut self, account: &Account) -> Result<()>;
+
+    /// Removes it with its place, so that it can be built anew.
+    fn down(&mut self) -> Result<()>;
 
     /// The two ends, once it is up.
     fn ends(&self) -> Result<Ends>;
@@ -34,12 +43,16 @@ pub(crate) trait Contestant {
 /// Everybody, in the table's order.
 pub(crate) fn all() -> Vec<Box<dyn Contestant>> {
     vec![
-        Box::new(Ours::new(Reach::CrossHost)),
+        Box::new(Ours::new(Reach::CrossHost, 1)),
+        Box::new(Ours::new(Reach::CrossHost, 2)),
         Box::new(UserspaceWireguard::new(Program::WireguardGo)),
         Box::new(UserspaceWireguard::under_vxlan(Program::WireguardGo)),
         Box::new(UserspaceWireguard::new(Program::Gotatun)),
         Box::new(UserspaceWireguard::under_vxlan(Program::Gotatun)),
-        Box::new(Ours::new(Reach::SameHost)),
+        Box::new(UserspaceWireguard::new(Program::Boringtun)),
+        Box::new(KernelVxlan::new()),
+        Box::new(Veth::new()),
+        Box::new(Ours::new(Reach::SameHost, 1)),
         Box::new(Bridge::new()),
     ]
 }
@@ -80,17 +93,56 @@ pub(crate) enum Offloads {
 pub(crate) struct Condition {
     /// Of the underlay.
     pub(crate) offloads: Offloads,
-    /// Parallel TCP connections.
-    pub(crate) streams: u32,
+    /// From one end to the other.
+    pub(crate) load: Load,
+}
+
+/// What the two ends do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Load {
+    /// Bulk: so many parallel TCP connections.
+    Streams(u32),
+    /// Single datagrams of so many bytes of payload, as many a second as come through without loss.
+    Datagrams(usize),
+    /// Requests and responses, and nothing else.
+    IdleRequests(Protocol),
+    /// Requests and responses beside a bulk TCP stream.
+    LoadedRequests(Protocol),
+    /// New connections, so many at a time.
+    Connections(u16),
+    /// The first echo after nothing was there.
+    FirstPing,
+}
+
+impl Load {
+    /// Whether it is measured over a wire without offloads too.
+    pub(crate) fn is_bulk(self) -> bool {
+        matches!(self, Self::Streams(_))
+    }
 }
 
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let streams = if self.streams == 1 { "stream" } else { "streams" };
         let offloads = match self.offloads {
             Offloads::On => "on",
             Offloads::Off => "off",
         };
-        write!(f, "{} {streams}, offloads {offloads}", self.streams)
+        write!(f, "{}, offloads {offloads}", self.load)
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Streams(1) => f.write_str("1 stream"),
+            Self::Streams(streams) => write!(f, "{streams} streams"),
+            Self::Datagrams(payload) => write!(f, "UDP of {payload} B"),
+            Self::IdleRequests(protocol) => write!(f, "{protocol} requests, idle"),
+            Self::LoadedRequests(protocol) => write!(f, "{protocol} requests beside a stream"),
+            Self::Connections(1) => f.write_str("connections, one at a time"),
+            Self::Connections(parallel) => write!(f, "connections, {parallel} at a time"),
+            Self::FirstPing => f.write_str("first ping"),
+        }
     }
 }

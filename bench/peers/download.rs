@@ -73,10 +73,20 @@ pub(crate) fn wireguard_go() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Mullvad's gotatun, built from its registry by cargo.
+/// Mullvad's gotatun.
 pub(crate) fn gotatun() -> Result<PathBuf> {
+    crate_binary("gotatun-cli@0.10.2", "gotatun")
+}
+
+/// Cloudflare's boringtun, the program of the crate that we seal and open with.
+pub(crate) fn boringtun() -> Result<PathBuf> {
+    crate_binary("boringtun-cli@0.7.1", "boringtun-cli")
+}
+
+/// A program of a crate, built from its registry by cargo.
+fn crate_binary(specification: &str, name: &str) -> Result<PathBuf> {
     let cache = cache()?;
-    let program = cache.join("bin/gotatun");
+    let program = cache.join("bin").join(name);
     if !program.exists() {
         let (root, build) = (
             cache.display().to_string(),
@@ -86,7 +96,7 @@ pub(crate) fn gotatun() -> Result<PathBuf> {
             "cargo",
             "install",
             "--locked",
-            "gotatun-cli",
+            specification,
             "--root",
             &root,
             "--target-dir",
@@ -96,16 +106,18 @@ pub(crate) fn gotatun() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// What was measured: the version of wireguard-go's package, and what gotatun says of itself.
+/// What was measured: the version of wireguard-go's package, and what the others say of themselves.
 pub(crate) fn versions() -> BTreeMap<String, String> {
     let mut versions = BTreeMap::new();
     let Ok(cache) = cache() else { return versions };
     if let Ok(version) = fs::read_to_string(cache.join("wireguard-go/version")) {
         versions.insert("wireguard-go".to_owned(), version.trim().to_owned());
     }
-    let gotatun = cache.join("bin/gotatun").display().to_string();
-    if let Ok(version) = run(&[gotatun.as_str(), "--version"]) {
-        versions.insert("gotatun".to_owned(), version.trim().to_owned());
+    for (name, program) in [("gotatun", "gotatun"), ("boringtun", "boringtun-cli")] {
+        let program = cache.join("bin").join(program).display().to_string();
+        if let Ok(version) = run(&[program.as_str(), "--version"]) {
+            versions.insert(name.to_owned(), version.trim().to_owned());
+        }
     }
     versions
 }

@@ -64,10 +64,16 @@ pub(crate) fn keep() -> Result<()> {
 fn sweep() -> Result<()> {
     ours::down()?;
     for namespace in namespaces()? {
-        end_processes(&namespace)?;
-        ip(&format!("netns delete {namespace}"))?;
+        remove(&namespace)?;
     }
     account::close_all()
+}
+
+/// Removes a namespace, with whatever runs in it.
+pub(crate) fn remove(namespace: &str) -> Result<()> {
+    end_processes(namespace)?;
+    ip(&format!("netns delete {namespace}"))?;
+    Ok(())
 }
 
 fn namespaces() -> Result<Vec<String>> {

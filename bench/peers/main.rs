@@ -5,7 +5,8 @@
 //!
 //! 1. [`Keeper`] sweeps what a former run left, and stays to sweep what this one leaves, however it ends.
 //! 2. Every [`contestant`] is built and stays up; idle ones cost nothing that can be seen.
-//! 3. [`measure`] runs iperf3 between its two ends and counts the CPU of everything that took part.
+//! 3. [`measure`] loads it from one end to the other, with iperf3 or with our own [`generator`], and counts the CPU of
+//!    everything that took part.
 //! 4. [`report`] prints one table, JSON, and what the measure of each row is.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
@@ -14,40 +15,55 @@ mod bridge;
 mod command;
 mod contestant;
 mod download;
+mod generator;
 mod keeper;
+mod kernel_vxlan;
 mod measure;
 mod ours;
 mod report;
 mod underlay;
 mod userspace_wireguard;
+mod veth;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::account::Account;
-use crate::contestant::{Condition, Offloads, Reach};
+use crate::contestant::{Condition, Contestant, Load, Offloads, Reach};
+use crate::generator::{Protocol, Role};
 use crate::keeper::Keeper;
-use crate::report::{Report, Row, Sample};
+use crate::measure::{Durations, Measured, first_ping};
+use crate::report::{Report, Row};
 
-/// Measures tidegate beside bridge+veth, wireguard-go, gotatun, and kernel VXLAN over either. Needs root.
+/// Measures tidegate beside wireguard-go, gotatun, boringtun, the kernel's VXLAN by itself and in these, a kernel
+/// bridge and a bare veth pair. Needs root.
 #[derive(Parser)]
-#[command(name = "peers", version)]
+#[command(name = "peers", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
     /// Rounds; every round measures everything once.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Seconds of every measurement, after one second that isn't counted.
+    /// Seconds of every measurement; bulk TCP has one second more, which isn't counted.
     #[arg(long, default_value_t = 4)]
     seconds: u32,
+    /// Seconds of every step of the search for the highest rate without loss.
+    #[arg(long, default_value_t = 5)]
+    step_seconds: u32,
+    /// A first look: one round of two seconds and two-second steps.
+    #[arg(long, conflicts_with_all = ["rounds", "seconds", "step_seconds"])]
+    short: bool,
     /// Only these contestants.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Only what these rows are made of.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "ROW")]
+    rows: Vec<Row>,
     /// Numbers of parallel TCP streams.
     #[arg(long, value_delimiter = ',', default_value = "1,8")]
     streams: Vec<u32>,
-    /// Offloads of the underlay's devices.
+    /// Offloads of the underlay's devices; all but bulk TCP is measured with offloads alone.
     #[arg(long, value_delimiter = ',', default_value = "on,off")]
     offloads: Vec<Offloads>,
     /// Writes everything that was measured to this file.
@@ -62,6 +78,28 @@ struct Arguments {
     /// The process that sweeps when this one ends.
     #[arg(long, hide = true)]
     keeper: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// A contestant, and who pays for what it does.
+type Entrant = (Box<dyn Contestant>, Account);
+
+/// What is measured while a contestant is built.
+const FIRST_PING: Condition = Condition {
+    offloads: Offloads::On,
+    load: Load::FirstPing,
+};
+
+/// What this program runs itself again for.
+#[derive(Subcommand)]
+enum Part {
+    /// One end of a load.
+    #[command(hide = true)]
+    Generate {
+        #[command(subcommand)]
+        role: Role,
+    },
 }
 
 fn main() -> Result<()> {
@@ -69,18 +107,21 @@ fn main() -> Result<()> {
     if arguments.keeper {
         return keeper::keep();
     }
+    if let Some(Part::Generate { role }) = &arguments.part {
+        return role.play();
+    }
     if let Some(path) = &arguments.from {
         let report = Report::read(path)?;
-        print!("{}", report.table());
-        return print_rows(&report, &arguments.check);
+        print!("{}", report.tables());
+        return print_rows(&report, &arguments);
     }
     ensure!(
         rustix::process::geteuid().is_root(),
         "peers makes network namespaces: run it as root"
     );
     ensure!(
-        arguments.rounds > 0 && arguments.seconds > 0,
-        "--rounds and --seconds are at least 1"
+        arguments.rounds > 0 && arguments.seconds > 0 && arguments.step_seconds > 0,
+        "--rounds, --seconds and --step-seconds are at least 1"
     );
 
     let keeper = Keeper::start()?;
@@ -88,17 +129,23 @@ fn main() -> Result<()> {
     keeper.finish()?;
     let report = outcome?;
 
-    print!("{}", report.table());
+    print!("{}", report.tables());
     if let Some(path) = &arguments.json {
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     }
-    print_rows(&report, &arguments.check)
+    print_rows(&report, &arguments)
 }
 
-fn print_rows(report: &Report, rows: &[Row]) -> Result<()> {
+/// Prints the rows that were asked for, or those that were measured, or all.
+fn print_rows(report: &Report, arguments: &Arguments) -> Result<()> {
     let all = Row::value_variants();
-    for row in if rows.is_empty() { all } else { rows } {
+    let asked = [arguments.check.as_slice(), &arguments.rows, all];
+    for row in asked
+        .into_iter()
+        .find(|rows| !rows.is_empty())
+        .unwrap_or_default()
+    {
         for line in report.check(*row) {
             println!("{line}");
         }
@@ -106,66 +153,136 @@ fn print_rows(report: &Report, rows: &[Row]) -> Result<()> {
     Ok(())
 }
 
+impl Arguments {
+    fn rounds(&self) -> usize {
+        if self.short { 1 } else { self.rounds }
+    }
+
+    fn durations(&self) -> Durations {
+        if self.short {
+            return Durations {
+                measurement: 2,
+                step: 2,
+            };
+        }
+        Durations {
+            measurement: self.seconds,
+            step: self.step_seconds,
+        }
+    }
+
+    /// Everything that is asked of a contestant that is up, for the chosen rows or all.
+    fn conditions(&self, offloads: Offloads) -> Vec<Condition> {
+        let streams = self.streams.iter().map(|streams| Load::Streams(*streams));
+        let others = [
+            Load::Datagrams(64),
+            Load::Datagrams(1300),
+            Load::IdleRequests(Protocol::Udp),
+            Load::IdleRequests(Protocol::Tcp),
+            Load::LoadedRequests(Protocol::Udp),
+            Load::LoadedRequests(Protocol::Tcp),
+            Load::Connections(1),
+            Load::Connections(16),
+        ];
+        let conditions = streams.chain(others).map(|load| Condition { offloads, load });
+        conditions.filter(|condition| self.wants(*condition)).collect()
+    }
+
+    fn wants(&self, condition: Condition) -> bool {
+        (condition.offloads == Offloads::On || condition.load.is_bulk())
+            && (self.rows.is_empty() || self.rows.iter().any(|row| row.needs(condition)))
+    }
+
+    fn contestants(&self) -> Vec<Box<dyn Contestant>> {
+        let mut all = contestant::all();
+        all.retain(|one| self.only.is_empty() || self.only.iter().any(|name| name == one.name()));
+        all
+    }
+}
+
 /// Builds everybody, measures everybody.
 fn run(arguments: &Arguments) -> Result<Report> {
     account::outrank_other_sessions(std::process::id());
     let mut report = Report::of_this_machine();
-
     let mut contestants = Vec::new();
-    for mut contestant in contestant::all() {
-        if !arguments.only.is_empty() && !arguments.only.iter().any(|name| name == contestant.name()) {
-            continue;
-        }
-        eprintln!("building {}", contestant.name());
+    for contestant in arguments.contestants() {
         let account = Account::open(contestant.name())?;
-        match contestant
-            .up(&account)
-            .and_then(|()| measure::serve(contestant.as_ref(), &account))
-        {
-            Ok(()) => {
-                account.outrank_other_sessions()?;
-                contestants.push((contestant, account));
-            }
-            Err(error) => {
-                eprintln!("{}: left out: {error:#}", contestant.name());
-                report
-                    .left_out
-                    .insert(contestant.name().to_owned(), format!("{error:#}"));
-            }
-        }
+        contestants.push((contestant, account));
+    }
+    if arguments.wants(FIRST_PING) {
+        first_pings(arguments.rounds(), &mut contestants, &mut report);
+    }
+    let conditions: Vec<(Offloads, Vec<Condition>)> = arguments
+        .offloads
+        .iter()
+        .map(|offloads| (*offloads, arguments.conditions(*offloads)))
+        .filter(|(_, conditions)| !conditions.is_empty())
+        .collect();
+    if !conditions.is_empty() {
+        contestants.retain_mut(|(contestant, account)| {
+            build(contestant.as_mut(), account)
+                .inspect_err(|error| report.leave_out(contestant.name(), error))
+                .is_ok()
+        });
     }
     ensure!(!contestants.is_empty(), "there is nothing to measure");
+    report.versions = download::versions();
 
-    for round in 1..=arguments.rounds {
-        for offloads in &arguments.offloads {
+    for round in 1..=arguments.rounds() {
+        for (offloads, conditions) in &conditions {
             for (contestant, _) in &contestants {
                 for device in contestant.underlay() {
                     device.set_offloads(*offloads)?;
                 }
             }
-            for streams in &arguments.streams {
+            for condition in conditions {
                 for (contestant, account) in &contestants {
                     // Without an underlay there are no offloads of it: one figure is all there is.
                     if contestant.reach() == Reach::SameHost && *offloads == Offloads::Off {
                         continue;
                     }
-                    let condition = Condition {
-                        streams: *streams,
-                        offloads: *offloads,
-                    };
-                    let measured = measure::tcp(contestant.as_ref(), account, condition, arguments.seconds)
-                        .with_context(|| format!("measuring {}", contestant.name()))?;
-                    eprintln!("round {round}: {}, {condition}: {measured}", contestant.name());
-                    report.samples.push(Sample {
-                        contestant: contestant.name().to_owned(),
-                        reach: contestant.reach(),
-                        condition,
-                        round,
-                        measured,
-                    });
+                    match measure::measure(
+                        contestant.as_ref(),
+                        account,
+                        condition.load,
+                        arguments.durations(),
+                    ) {
+                        Ok(measured) => report.note(contestant.as_ref(), *condition, round, measured),
+                        Err(error) => {
+                            report.leave_out(&format!("{}, {condition}", contestant.name()), &error);
+                        }
+                    }
                 }
             }
         }
     }
     Ok(report)
+}
+
+/// Builds a contestant, for the whole run.
+fn build(contestant: &mut dyn Contestant, account: &Account) -> Result<()> {
+    eprintln!("building {}", contestant.name());
+    contestant.place()?;
+    contestant.up(account)?;
+    measure::serve(contestant, account)?;
+    account.outrank_other_sessions()
+}
+
+/// Builds everybody by itself in every round, and removes it again.
+fn first_pings(rounds: usize, contestants: &mut Vec<Entrant>, report: &mut Report) {
+    for round in 1..=rounds {
+        contestants.retain_mut(
+            |(contestant, account)| match first_ping(contestant.as_mut(), account) {
+                Ok(milliseconds) => {
+                    let measured = Measured::FirstPing { milliseconds };
+                    report.note(contestant.as_ref(), FIRST_PING, round, measured);
+                    true
+                }
+                Err(error) => {
+                    report.leave_out(contestant.name(), &error);
+                    false
+                }
+            },
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -15,19 +15,36 @@ use crate::download;
 use crate::keeper::PREFIX;
 use crate::underlay::{Device, MTU};
 
+/// Every lab that [`Ours`] can be: what there is of them is taken down.
+const VARIANTS: [Ours; 3] = [
+    Ours::new(Reach::CrossHost, 1),
+    Ours::new(Reach::CrossHost, 2),
+    Ours::new(Reach::SameHost, 1),
+];
+
 /// Two instances of one application, on two hosts or on one.
 pub(crate) struct Ours {
     reach: Reach,
+    /// Of every host's datapath.
+    shards: u8,
 }
 
 impl Ours {
     /// Not built yet.
-    pub(crate) fn new(reach: Reach) -> Self {
-        Self { reach }
+    pub(crate) const fn new(reach: Reach, shards: u8) -> Self {
+        Self { reach, shards }
     }
 
     fn lab(&self) -> String {
-        lab(self.reach)
+        let reach = match self.reach {
+            Reach::CrossHost => "two",
+            Reach::SameHost => "one",
+        };
+        format!("{PREFIX}-{reach}{}", self.shards)
+    }
+
+    fn file(&self) -> Result<PathBuf> {
+        Ok(download::cache()?.join(format!("{}.yaml", self.lab())))
     }
 
     /// The topology as the lab reads it: JSON is YAML too.
@@ -36,12 +53,21 @@ impl Ours {
             Reach::CrossHost => "h2",
             Reach::SameHost => "h1",
         };
+        let document = serde_json::json!({ "datapath": { "shards": self.shards } });
         serde_json::json!({
             "lab": self.lab(),
             "segments": { "wire": { "ipv4": "192.0.2.0/24", "mtu": MTU } },
             "hosts": {
-                "h1": { "ordinal": 1, "interfaces": [{ "segment": "wire", "addresses": ["192.0.2.11"] }] },
-                "h2": { "ordinal": 2, "interfaces": [{ "segment": "wire", "addresses": ["192.0.2.12"] }] },
+                "h1": {
+                    "ordinal": 1,
+                    "interfaces": [{ "segment": "wire", "addresses": ["192.0.2.11"] }],
+                    "document": document,
+                },
+                "h2": {
+                    "ordinal": 2,
+                    "interfaces": [{ "segment": "wire", "addresses": ["192.0.2.12"] }],
+                    "document": document,
+                },
             },
             "applications": [application],
             "instances": [
@@ -55,9 +81,10 @@ impl Ours {
 
 impl Contestant for Ours {
     fn name(&self) -> &'static str {
-        match self.reach {
-            Reach::CrossHost => "tidegate",
-            Reach::SameHost => "tidegate-one-host",
+        match (self.reach, self.shards) {
+            (Reach::CrossHost, 1) => "tidegate",
+            (Reach::CrossHost, _) => "tidegate-2",
+            (Reach::SameHost, _) => "tidegate-one-host",
         }
     }
 
@@ -65,18 +92,27 @@ impl Contestant for Ours {
         self.reach
     }
 
-    fn up(&mut self, account: &Account) -> Result<()> {
+    fn place(&mut self) -> Result<()> {
         let folder = download::cache()?;
-        let application = folder.join("load.yaml");
         fs::write(
-            &application,
+            folder.join("load.yaml"),
             "name: load\nservices: [ { name: sender }, { name: receiver } ]\n",
         )?;
-        let topology = folder.join(format!("{}.yaml", self.lab()));
-        fs::write(&topology, self.topology("load.yaml"))?;
-        let (binary, topology) = (binary()?.display().to_string(), topology.display().to_string());
+        fs::write(self.file()?, self.topology("load.yaml"))?;
+        Ok(())
+    }
+
+    fn up(&mut self, account: &Account) -> Result<()> {
+        let (binary, topology) = (
+            binary()?.display().to_string(),
+            self.file()?.display().to_string(),
+        );
         run(&account.charge(&[&binary, "lab", "up", &topology]))?;
         Ok(())
+    }
+
+    fn down(&mut self) -> Result<()> {
+        remove(&self.lab())
     }
 
     fn ends(&self) -> Result<Ends> {
@@ -109,22 +145,18 @@ impl Contestant for Ours {
 
 /// Takes down whichever of the labs there are.
 pub(crate) fn down() -> Result<()> {
-    let Ok(binary) = binary() else { return Ok(()) };
-    let binary = binary.display().to_string();
-    for reach in [Reach::CrossHost, Reach::SameHost] {
-        let lab = lab(reach);
-        if PathBuf::from("/run/tidegate-lab").join(&lab).exists() {
-            run(&[binary.as_str(), "lab", "down", &lab])?;
-        }
+    for variant in &VARIANTS {
+        remove(&variant.lab())?;
     }
     Ok(())
 }
 
-fn lab(reach: Reach) -> String {
-    match reach {
-        Reach::CrossHost => format!("{PREFIX}-two"),
-        Reach::SameHost => format!("{PREFIX}-one"),
+fn remove(lab: &str) -> Result<()> {
+    if Path::new("/run/tidegate-lab").join(lab).exists() {
+        let binary = binary()?.display().to_string();
+        run(&[binary.as_str(), "lab", "down", lab])?;
     }
+    Ok(())
 }
 
 /// The binary to measure: `TIDEGATE_BIN`, or the one beside this program.

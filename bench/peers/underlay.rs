@@ -5,10 +5,16 @@
 //!   container      host, 192.0.2.11 ── veth ── 192.0.2.12, host  container
 //! ```
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 
 use crate::command::{ip, run, within};
 use crate::contestant::Offloads;
+use crate::keeper;
+
+/// What VXLAN over IPv4 takes of an MTU (RFC 7348 §5).
+pub(crate) const VXLAN_OVERHEAD: u32 = 50;
 
 /// MTU of the wire between the hosts.
 pub(crate) const MTU: u32 = 1500;
@@ -99,6 +105,40 @@ impl TwoHosts {
             ip(&format!("-n {host} link set eth0 up"))?;
         }
         Ok(())
+    }
+
+    /// Removes the namespaces, with whatever runs in them.
+    pub(crate) fn remove(&self) -> Result<()> {
+        for number in [1, 2] {
+            for namespace in [self.host(number), self.container(number)] {
+                keeper::remove(&namespace)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// container — veth — bridge — vxlan, all but the container on host `number`; `device` there carries it between
+    /// the addresses `local` and `remote`. Gives the container [`Self::behind_vxlan`].
+    pub(crate) fn plug_into_vxlan(
+        &self,
+        number: u8,
+        (device, local, remote): (&str, &str, &str),
+        mtu: u32,
+    ) -> Result<()> {
+        let host = self.host(number);
+        ip(&format!(
+            "-n {host} link add vxlan0 mtu {mtu} type vxlan id 42 local {local} remote {remote} dstport 4789 dev {device}"
+        ))?;
+        ip(&format!("-n {host} link add br0 type bridge"))?;
+        ip(&format!("-n {host} link set vxlan0 master br0 up"))?;
+        ip(&format!("-n {host} link set br0 up"))?;
+        let address = format!("{}/24", Self::behind_vxlan(number));
+        self.plug(&self.container(number), &host, "br0", &address, mtu)
+    }
+
+    /// The address of the container beside host 1 or 2 in a VXLAN.
+    pub(crate) fn behind_vxlan(number: u8) -> IpAddr {
+        [172, 19, 0, number].into()
     }
 
     /// Joins a container to a bridge of its host: `eth0` inside, with `address`.

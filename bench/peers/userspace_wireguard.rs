@@ -17,12 +17,12 @@ use crate::account::Account;
 use crate::command::{ip, start, within};
 use crate::contestant::{Contestant, Ends, Reach};
 use crate::download;
-use crate::underlay::{Device, MTU, TwoHosts};
+use crate::underlay::{Device, MTU, TwoHosts, VXLAN_OVERHEAD};
 
 /// Inner MTU: what WireGuard over IPv4 leaves of the wire's.
 const WIREGUARD_MTU: u32 = MTU - 60;
 /// What VXLAN leaves of that.
-const VXLAN_MTU: u32 = WIREGUARD_MTU - 50;
+const VXLAN_MTU: u32 = WIREGUARD_MTU - VXLAN_OVERHEAD;
 const PORT: u16 = 51820;
 
 /// Which program.
@@ -32,6 +32,8 @@ pub(crate) enum Program {
     WireguardGo,
     /// Mullvad's, the fork of boringtun.
     Gotatun,
+    /// Cloudflare's own program around boringtun.
+    Boringtun,
 }
 
 /// Two hosts joined by it.
@@ -47,6 +49,7 @@ impl UserspaceWireguard {
         let name = match program {
             Program::WireguardGo => "wgo",
             Program::Gotatun => "got",
+            Program::Boringtun => "bor",
         };
         Self {
             program,
@@ -60,6 +63,7 @@ impl UserspaceWireguard {
         let name = match program {
             Program::WireguardGo => "vxgo",
             Program::Gotatun => "vxgot",
+            Program::Boringtun => "vxbor",
         };
         Self {
             program,
@@ -73,24 +77,30 @@ impl UserspaceWireguard {
         self.hosts.host(number)
     }
 
+    /// The program's file, fetched if it isn't there yet.
+    fn program(&self) -> Result<PathBuf> {
+        match self.program {
+            Program::WireguardGo => download::wireguard_go(),
+            Program::Gotatun => download::gotatun(),
+            Program::Boringtun => download::boringtun(),
+        }
+    }
+
     fn start(&self, number: u8, account: &Account) -> Result<()> {
-        let (program, foreground) = match self.program {
-            Program::WireguardGo => (download::wireguard_go()?, "-f"),
-            Program::Gotatun => (download::gotatun()?, "--foreground"),
-        };
         let (host, device) = (self.hosts.host(number), self.device(number));
-        let program = program.to_string_lossy();
-        let words = match self.program {
-            Program::WireguardGo => vec![program.as_ref(), foreground, &device],
-            Program::Gotatun => vec![
-                program.as_ref(),
-                foreground,
-                "--disable-drop-privileges",
-                "-v",
-                "error",
-                &device,
-            ],
+        let options: &[&str] = match self.program {
+            Program::WireguardGo => &["-f"],
+            Program::Gotatun | Program::Boringtun => {
+                &["--foreground", "--disable-drop-privileges", "-v", "error"]
+            }
         };
+        let program = self.program()?;
+        let program = program.to_string_lossy();
+        let words: Vec<&str> = [program.as_ref()]
+            .into_iter()
+            .chain(options.iter().copied())
+            .chain([device.as_str()])
+            .collect();
         let log = download::cache()?.join(format!("{device}.log"));
         // The child is ended by the keeper, as whatever runs in the host's namespace is.
         start(&account.charge(&within(&host, &words)), &log)?;
@@ -152,16 +162,9 @@ impl UserspaceWireguard {
         let (host, device, other) = (self.hosts.host(number), self.device(number), 3 - number);
         ip(&format!("-n {host} address add 10.0.0.{number}/24 dev {device}"))?;
         ip(&format!("-n {host} link set {device} mtu {WIREGUARD_MTU} up"))?;
-        ip(&format!(
-            "-n {host} link add vxlan0 mtu {VXLAN_MTU} type vxlan id 42 local 10.0.0.{number} remote 10.0.0.{other} \
-             dstport 4789 dev {device}"
-        ))?;
-        ip(&format!("-n {host} link add br0 type bridge"))?;
-        ip(&format!("-n {host} link set vxlan0 master br0 up"))?;
-        ip(&format!("-n {host} link set br0 up"))?;
-        let address = format!("172.19.0.{number}/24");
+        let (local, remote) = (format!("10.0.0.{number}"), format!("10.0.0.{other}"));
         self.hosts
-            .plug(&self.hosts.container(number), &host, "br0", &address, VXLAN_MTU)
+            .plug_into_vxlan(number, (&device, &local, &remote), VXLAN_MTU)
     }
 }
 
@@ -172,6 +175,8 @@ impl Contestant for UserspaceWireguard {
             (Program::WireguardGo, true) => "vxlan+wireguard-go",
             (Program::Gotatun, false) => "gotatun",
             (Program::Gotatun, true) => "vxlan+gotatun",
+            (Program::Boringtun, false) => "boringtun",
+            (Program::Boringtun, true) => "vxlan+boringtun",
         }
     }
 
@@ -179,8 +184,12 @@ impl Contestant for UserspaceWireguard {
         Reach::CrossHost
     }
 
+    fn place(&mut self) -> Result<()> {
+        self.program()?;
+        self.hosts.build()
+    }
+
     fn up(&mut self, account: &Account) -> Result<()> {
-        self.hosts.build()?;
         let keys = [fresh_key()?, fresh_key()?];
         let [one, two] = &keys;
         for (number, own, other) in [(1, one, two), (2, two, one)] {
@@ -195,16 +204,20 @@ impl Contestant for UserspaceWireguard {
         Ok(())
     }
 
+    fn down(&mut self) -> Result<()> {
+        self.hosts.remove()
+    }
+
     fn ends(&self) -> Result<Ends> {
         let server_address = if self.vxlan {
-            [172, 19, 0, 2]
+            TwoHosts::behind_vxlan(2)
         } else {
-            [10, 0, 0, 2]
+            [10, 0, 0, 2].into()
         };
         Ok(Ends {
             client: self.hosts.container(1),
             server: self.hosts.container(2),
-            server_address: server_address.into(),
+            server_address,
         })
     }
 

@@ -91,12 +91,17 @@ drop_reasons! {
     EcnMismatch => "ecn-mismatch",
     /// The flow table is full, and nothing in it may be evicted.
     FlowTableFull => "flow-table-full",
+    /// The packet's flow lives on another core, whose queue is full: that core has more than it can do.
+    HandoverFull => "handover-full",
     /// The frame pool is empty: more is under way than the host's ceiling allows.
     NoBuffer => "no-buffer",
     /// The device or socket didn't take the packet (queue full, or link down).
     SendFailed => "send-failed",
     /// More answers of this kind were asked for than the rate limit allows (ICMP errors, RFC 4443 §2.4 f).
     RateLimited => "rate-limited",
+    /// A WireGuard handshake beyond what its source may begin (20 a second, bursts of 5) or what a host answers: asked
+    /// for a cookie, or left unanswered. Somebody floods, or very many hosts stand behind one address.
+    HandshakeFlood => "handshake-flood",
     /// A reply, error or answer that belongs to no flow.
     NoFlow => "no-flow",
 }

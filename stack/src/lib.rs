@@ -11,8 +11,12 @@
 //!    [`snapshot::Policy::judge`] decides. What isn't allowed ends here, under a [`drop::DropReason`].
 //! 3. The hop limit goes down by one; a packet that is too long, or at its last hop, is answered by [`responder`].
 //! 4. To an instance of this host it goes as it is. Towards a peer, [`overlay::Neighbours`] knows the far end's MAC
-//!    address, [`frame::Segments`] cuts, [`overlay::Encap`] wraps, and [`wireguard::Tunnel`] seals straight into the
-//!    buffer that [`egress::Egress`] gave.
+//!    address (of a host of the site it follows from the IP address), [`wireguard::Peers`] chooses the tunnel by the
+//!    flow's home, [`frame::Segments`] cuts, [`overlay::Encap`] wraps, and [`wireguard::Tunnel`] seals straight into
+//!    the buffer that [`egress::Egress`] gave.
+//!
+//! A host of several cores has a shard for each. A flow lives on one of them, by its [`wire::home`]; what another one
+//! reads of it is handed over before anything is done to it ([`egress::Handover`]).
 //!
 //! What a peer sends comes in by [`shard::Shard::handle_lane`]: the tunnel that its receiver index names opens it,
 //! [`overlay::decap`] takes VXLAN off, the peer must be a member of the network and the source in the peer's own block,
@@ -21,7 +25,7 @@
 //! What is in force comes from outside, as a [`plan::Plan`], compiled to a [`snapshot::Snapshot`].
 #![forbid(unsafe_code)]
 
-/// Whether boringtun's clock is a simulated one that stands still unless it is moved: never in a daemon.
+/// Whether this is a build for the simulation: never in a daemon.
 pub const SIMULATED: bool = cfg!(feature = "simulation");
 
 pub mod drop;

@@ -1,13 +1,19 @@
 //! One core's whole dataplane: run to completion, nothing shared.
 //!
 //! The walk of a packet, in the order of the files:
-//! 1. [`Shard::handle_port`] (`from_port`): parse → the source must be the port's own → flow, or judge → hop limit →
-//!    size → next hop: another port, or
-//! 2. `to_tunnel`: neighbour's MAC → session → cut → VXLAN → seal into the socket's buffer.
+//! 1. [`Shard::handle_port`] (`from_port`): parse → the source must be the port's own → flow, or judge → is this the
+//!    flow's home, else hand the packet over, as it came → hop limit → size → next hop: another port, or
+//! 2. `to_tunnel`: neighbour's MAC → the tunnel with the home's lane, and its session → cut → VXLAN → seal into the
+//!    socket's buffer.
 //! 3. [`Shard::handle_lane`] (`from_lane`): which tunnel → open → VXLAN off → is the peer a member, is the source in
 //!    its block → flow, or judge → glue.
+//!    A sender chooses the lane by the flow's home: what came by one is never handed over.
 //! 4. [`Shard::flush`]: what was glued goes to its ports.
 //! 5. `answers`: what the appliance says by itself.
+//!
+//! What another shard read comes by [`Shard::handle_handover`], and goes the way of 1. A flow is kept where its home is,
+//! one with a foreign peer on shard 0, which has the foreign lane: so what is to be sealed is never handed over. A packet
+//! that is denied or answered is so by the shard that read it.
 //!
 //! The verbs are called by a worker (devices and sockets) or by a simulation (links).
 
@@ -25,11 +31,12 @@ use crate::overlay::Neighbours;
 use crate::plan::{PeerId, PortId, PrivateKey};
 use crate::responder::RateLimit;
 use crate::snapshot::{Policy, Snapshot};
-use crate::stats::{DropReport, PeerReport, PortReport, Report};
+use crate::stats::{DropReport, PortReport, Report};
 use crate::time::Instant;
 use crate::wire::Ecn;
-use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel};
+use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel, TunnelIndex, TunnelPlace};
 use counters::Counters;
+use from_port::Came;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::sync::Arc;
@@ -72,6 +79,8 @@ const LONGEST_PLAINTEXT: usize = 65_536;
 
 /// One core's whole dataplane.
 pub struct Shard {
+    id: ShardId,
+    count: NonZeroU8,
     snapshot: Option<Arc<Snapshot>>,
     flows: FlowTable,
     neighbours: Neighbours,
@@ -90,10 +99,12 @@ impl Shard {
     /// A shard without a plan: it drops everything. All its memory is claimed here.
     pub fn new(config: ShardConfig) -> Self {
         Self {
+            id: config.id,
+            count: config.count,
             snapshot: None,
             flows: FlowTable::new(config.flows, config.seed),
             neighbours: Neighbours::new(config.seed),
-            peers: Peers::default(),
+            peers: Peers::new(config.id, config.count, &config.lane_key, config.seed),
             coalescer: Coalescer::new(),
             glue: true,
             pool: FramePool::new(config.frames),
@@ -127,7 +138,8 @@ impl Shard {
             .as_ref()
             .is_some_and(|former| Arc::ptr_eq(former.policy(), snapshot.policy()));
         if !same_lanes || !same_policy {
-            for frame in self.peers.install(&policy, snapshot.lanes(), now) {
+            let installed = self.peers.install(&policy, snapshot.lanes(), now);
+            for frame in installed.orphans {
                 self.counters.drop(DropReason::NoPeer);
                 self.pool.recycle(frame);
             }
@@ -142,30 +154,37 @@ impl Shard {
             self.recycle_given_up();
             self.counters
                 .keep_ports(policy.ports().iter().map(|port| port.id));
-            self.greet(&mut Turn {
+            let turn = &mut Turn {
                 policy: &policy,
                 now,
                 egress,
-            });
+            };
+            self.greet(&installed.greet, turn);
         }
         self.next_tick.get_or_insert(now + TICK_INTERVAL);
         self.snapshot.replace(snapshot)
     }
 
-    /// Begins sessions with the peers that can be reached and have none, so that the first packet needn't wait.
-    fn greet(&mut self, turn: &mut Turn<'_, impl Egress>) {
-        for peer in self.peers.iter_mut() {
-            if !peer.tunnel.is_ready() && peer.endpoint.is_some() {
-                to_tunnel::initiate(peer, turn, &mut self.counters);
+    /// Begins sessions, so that the first packet needn't wait.
+    fn greet(&mut self, tunnels: &[TunnelPlace], turn: &mut Turn<'_, impl Egress>) {
+        for place in tunnels {
+            if let Some(entry) = self.peers.tunnel_mut(*place) {
+                to_tunnel::initiate(entry, turn, &mut self.counters);
             }
         }
     }
 
-    /// Puts another tunnel in the place of a peer's, as long as the plan doesn't change it: one without a cipher, for
-    /// tests that read the wire and benches that leave the cipher out. False when there is no such peer.
-    pub fn set_tunnel(&mut self, peer: PeerId, tunnel: Box<dyn Tunnel>) -> bool {
-        let found = self.peers.get_mut(peer);
-        found.map(|peer| peer.tunnel = tunnel).is_some()
+    /// Puts another tunnel, which receiver indices name by `number`, in the place of a peer's (of the one that packets
+    /// with home 0 take), as long as the plan doesn't change it: one without a cipher, for tests that read the wire and
+    /// benches that leave the cipher out. False when there is no such peer.
+    pub fn set_tunnel(
+        &mut self,
+        peer: PeerId,
+        number: TunnelIndex,
+        tunnel: Box<dyn Tunnel>,
+        now: Instant,
+    ) -> bool {
+        self.peers.set_tunnel(peer, number, tunnel, now)
     }
 
     /// End of a turn, after the sockets were drained: delivers the trains that were glued.
@@ -194,12 +213,12 @@ impl Shard {
             now,
             egress,
         };
-        for peer in self.peers.iter_mut() {
-            to_tunnel::tick(peer, turn, &mut self.counters);
-            while let Some(frame) = peer.poll_given_up(now) {
-                self.counters.drop(DropReason::NoSession);
-                self.pool.recycle(frame);
-            }
+        for entry in self.peers.tunnels_mut() {
+            to_tunnel::tick(entry, turn, &mut self.counters);
+        }
+        while let Some(frame) = self.peers.poll_given_up(now) {
+            self.counters.drop(DropReason::NoSession);
+            self.pool.recycle(frame);
         }
         let mut questions = Vec::new();
         self.neighbours.tick(now, |asked| questions.push(asked));
@@ -225,23 +244,10 @@ impl Shard {
     /// The state.
     pub fn report(&self) -> Report {
         let traffic = |(port, traffic): (PortId, _)| PortReport { port, traffic };
-        let mut peers: Vec<PeerReport> = self
-            .peers
-            .iter()
-            .map(|peer| PeerReport {
-                peer: peer.id,
-                endpoint: peer.endpoint,
-                handshake_age_ms: peer.tunnel.session_age().map(|age| age.as_millis() as u64),
-                rtt_ms: peer.tunnel.rtt().map(|rtt| rtt.as_millis() as u32),
-                traffic: peer.traffic,
-                tunnels: Vec::new(),
-            })
-            .collect();
-        peers.sort_by_key(|peer| peer.peer);
         Report {
             epoch: self.snapshot.as_ref().map_or(0, |snapshot| snapshot.epoch()),
             ports: self.counters.ports().map(traffic).collect(),
-            peers,
+            peers: self.peers.reports(),
             drops: self
                 .counters
                 .drops()
@@ -272,7 +278,7 @@ impl Shard {
         };
         let turn = &mut Turn { policy, now, egress };
         for frame in batch.filled() {
-            self.packet_from_port(entry, frame, turn);
+            self.packet_from_port(entry, frame, Came::Read, turn);
         }
     }
 
@@ -284,7 +290,8 @@ impl Shard {
         let policy = snapshot.as_ref().map(|snapshot| snapshot.policy());
         match policy.and_then(|policy| Some((policy, policy.port(policy.port_slot(port)?)?))) {
             Some((policy, entry)) => {
-                self.packet_from_port(entry, &mut frame, &mut Turn { policy, now, egress })
+                let turn = &mut Turn { policy, now, egress };
+                self.packet_from_port(entry, &mut frame, Came::HandedOver, turn);
             }
             None => self.counters.drop(DropReason::UnknownPort),
         }

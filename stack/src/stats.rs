@@ -43,6 +43,16 @@ pub struct Traffic {
     pub sent_bytes: u64,
 }
 
+impl Traffic {
+    /// Adds what passed elsewhere.
+    pub fn add(&mut self, more: &Self) {
+        self.received_packets += more.received_packets;
+        self.received_bytes += more.received_bytes;
+        self.sent_packets += more.sent_packets;
+        self.sent_bytes += more.sent_bytes;
+    }
+}
+
 /// One port: received is what the instance sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortReport {

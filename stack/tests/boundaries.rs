@@ -1,6 +1,9 @@
 //! What a network lets through, what it changes on the way, and what it says about the rest.
 
 mod sim;
+#[macro_use]
+#[path = "sim/shapes.rs"]
+mod shapes;
 
 use sim::link::Conditions;
 use sim::packets::{Crafted, Packet, ecn, hop_limit, icmp_type, lengths, payloads, udp_of_length};
@@ -13,7 +16,22 @@ use tidegate_stack::frame::{Offload, Segmentation};
 use tidegate_stack::plan::PortId;
 use tidegate_stack::wire::Ecn;
 
-#[test]
+in_every_shape! {
+    the_hop_limit_falls_by_one_between_two_instances,
+    congestion_marks_of_the_underlay_reach_the_instance,
+    the_congestion_field_of_an_instance_reaches_the_underlay,
+    what_is_too_big_for_the_tunnel_is_told_to_its_sender,
+    the_service_address_answers_pings_and_refuses_dns,
+    an_application_reaches_its_own_instances_and_no_others,
+    every_wrong_packet_of_an_instance_is_dropped_under_its_reason,
+    an_error_of_the_far_instance_comes_back_to_who_caused_it,
+    a_packet_that_may_be_fragmented_arrives_in_fragments,
+    fragments_of_an_instance_pass_as_they_are,
+    a_super_packet_of_too_long_segments_is_told_to_its_sender,
+    errors_are_told_no_oftener_than_the_limit,
+    a_changed_policy_cuts_the_flows_that_it_no_longer_allows,
+}
+
 fn the_hop_limit_falls_by_one_between_two_instances() {
     for ipv6 in [false, true] {
         for (from, to) in [(H1, H2), (H1, H1_SECOND), (H2, H1)] {
@@ -37,7 +55,6 @@ fn the_hop_limit_falls_by_one_between_two_instances() {
     }
 }
 
-#[test]
 fn congestion_marks_of_the_underlay_reach_the_instance() {
     let bits = [Ecn::NotCapable, Ecn::Capable1, Ecn::Capable0, Ecn::Congested];
     for ipv6 in [false, true] {
@@ -67,7 +84,6 @@ fn congestion_marks_of_the_underlay_reach_the_instance() {
     }
 }
 
-#[test]
 fn the_congestion_field_of_an_instance_reaches_the_underlay() {
     let mut world = World::quiet();
     let mut crafted = world.between(H1, H2, false);
@@ -87,7 +103,6 @@ fn the_congestion_field_of_an_instance_reaches_the_underlay() {
     }
 }
 
-#[test]
 fn what_is_too_big_for_the_tunnel_is_told_to_its_sender() {
     for ipv6 in [false, true] {
         let mut world = World::quiet();
@@ -114,7 +129,6 @@ fn what_is_too_big_for_the_tunnel_is_told_to_its_sender() {
     }
 }
 
-#[test]
 fn the_service_address_answers_pings_and_refuses_dns() {
     for ipv6 in [false, true] {
         let mut world = World::quiet();
@@ -140,7 +154,6 @@ fn the_service_address_answers_pings_and_refuses_dns() {
     }
 }
 
-#[test]
 fn an_application_reaches_its_own_instances_and_no_others() {
     for ipv6 in [false, true] {
         let mut world = World::quiet();
@@ -178,7 +191,6 @@ fn an_application_reaches_its_own_instances_and_no_others() {
     }
 }
 
-#[test]
 fn every_wrong_packet_of_an_instance_is_dropped_under_its_reason() {
     let mut world = World::quiet();
     let own = world.instance(H1).address(false);
@@ -236,7 +248,6 @@ fn nothing_that_an_instance_says_is_readable_on_the_wire() {
     assert_eq!((world.received(H2).len(), world.tally().seen), (20, 20));
 }
 
-#[test]
 fn an_error_of_the_far_instance_comes_back_to_who_caused_it() {
     for ipv6 in [false, true] {
         let mut world = World::quiet();
@@ -263,7 +274,6 @@ fn an_error_of_the_far_instance_comes_back_to_who_caused_it() {
     }
 }
 
-#[test]
 fn a_packet_that_may_be_fragmented_arrives_in_fragments() {
     let mut world = World::quiet();
     let crafted = Crafted {
@@ -284,7 +294,6 @@ fn a_packet_that_may_be_fragmented_arrives_in_fragments() {
     assert_eq!(world.tally().too_big, 0);
 }
 
-#[test]
 fn fragments_of_an_instance_pass_as_they_are() {
     let mut world = World::quiet();
     let crafted = Crafted {
@@ -311,7 +320,6 @@ fn fragments_of_an_instance_pass_as_they_are() {
     assert_eq!(data, whole[20..]);
 }
 
-#[test]
 fn a_super_packet_of_too_long_segments_is_told_to_its_sender() {
     let mut world = World::with(
         Site {
@@ -340,7 +348,6 @@ fn a_super_packet_of_too_long_segments_is_told_to_its_sender() {
     );
 }
 
-#[test]
 fn errors_are_told_no_oftener_than_the_limit() {
     let mut world = World::quiet();
     let crafted = Crafted {
@@ -356,7 +363,6 @@ fn errors_are_told_no_oftener_than_the_limit() {
     assert_eq!(world.drops(0, DropReason::HopLimitExceeded), 500);
 }
 
-#[test]
 fn a_changed_policy_cuts_the_flows_that_it_no_longer_allows() {
     let mut world = World::quiet();
     let (local, remote) = (world.between(H1, H1_SECOND, false), world.between(H1, H2, false));

@@ -1,5 +1,5 @@
-//! The steady state allocates nothing: port → cut → seal → lane → open → glue → port, on two shards, counted by the
-//! allocator itself.
+//! The steady state allocates nothing: port → handover → cut → seal → lane → open → glue → port, on two hosts of one and
+//! of two shards, counted by the allocator itself.
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it didn't expect")]
 
@@ -11,15 +11,16 @@ mod packets;
 mod plans;
 
 use packets::Crafted;
-use plans::Site;
+use plans::{Shape, Site, lane_key};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
 use tidegate_stack::egress::{Egress, Handover, LaneKind, Route, ShardId, Slot};
 use tidegate_stack::frame::{Batch, Frame, Offload, PoolSizes, Segmentation};
-use tidegate_stack::plan::{Plan, PortId, PrivateKey};
+use tidegate_stack::plan::{Plan, PortId};
 use tidegate_stack::shard::{Datagrams, Shard, ShardConfig};
 use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::time::Instant;
@@ -72,8 +73,11 @@ fn allocations(work: impl FnOnce()) -> usize {
 struct Outputs {
     bytes: Box<[u8]>,
     used: usize,
-    /// Batches of datagrams: where they start, how long they are, their stride.
-    batches: Vec<(usize, usize, usize)>,
+    /// Batches of datagrams: where they go, where they start, how long they are, their stride.
+    batches: Vec<(SocketAddr, usize, usize, usize)>,
+    /// What goes to the host's other shards.
+    ring: VecDeque<(ShardId, Handover)>,
+    handed_over: usize,
     packets: usize,
     payload: usize,
     largest: usize,
@@ -87,6 +91,8 @@ impl Outputs {
             bytes: vec![0; 1 << 20].into_boxed_slice(),
             used: 0,
             batches: Vec::with_capacity(BATCHES),
+            ring: VecDeque::with_capacity(BATCHES),
+            handed_over: 0,
             packets: 0,
             payload: 0,
             largest: 0,
@@ -97,9 +103,10 @@ impl Outputs {
 impl Egress for Outputs {
     type Slot<'a> = Room<'a>;
 
-    fn reserve(&mut self, _route: &Route, stride: usize, count: usize) -> Option<Room<'_>> {
+    fn reserve(&mut self, route: &Route, stride: usize, count: usize) -> Option<Room<'_>> {
         let end = self.used + stride * count.min(64);
         (end <= self.bytes.len() && self.batches.len() < BATCHES).then_some(Room {
+            endpoint: route.endpoint,
             outputs: self,
             stride,
             end,
@@ -113,12 +120,15 @@ impl Egress for Outputs {
         true
     }
 
-    fn handover(&mut self, _to: ShardId, handover: Handover) -> Result<(), Handover> {
-        Err(handover)
+    fn handover(&mut self, to: ShardId, handover: Handover) -> Result<(), Handover> {
+        self.ring.push_back((to, handover));
+        self.handed_over += 1;
+        Ok(())
     }
 }
 
 struct Room<'a> {
+    endpoint: SocketAddr,
     outputs: &'a mut Outputs,
     stride: usize,
     end: usize,
@@ -131,80 +141,134 @@ impl Slot for Room<'_> {
 
     fn commit(self, used: usize) {
         if used > 0 {
-            self.outputs.batches.push((self.outputs.used, used, self.stride));
+            let batch = (self.endpoint, self.outputs.used, used, self.stride);
+            self.outputs.batches.push(batch);
             self.outputs.used += used;
         }
     }
 }
 
+/// A shard, and where its lane is.
+struct Place {
+    host: usize,
+    address: SocketAddr,
+    shard: Shard,
+    outputs: Outputs,
+}
+
 /// Two hosts and what they say to each other.
 struct Pair {
-    shards: [Shard; 2],
-    outputs: [Outputs; 2],
-    addresses: [SocketAddr; 2],
+    /// The first host's shards, then the second's.
+    places: Vec<Place>,
+    shards: usize,
+    lane: LaneKind,
     plans: [Plan; 2],
     now: Instant,
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new(shape: Shape) -> Self {
         let site = Site {
             offloads: true,
+            shape,
             ..Site::default()
         };
-        let config = ShardConfig {
-            id: ShardId(0),
-            count: NonZeroU8::MIN,
-            lane_key: PrivateKey::from_bytes([0x5a; 32]),
-            seed: 1,
-            flows: 64,
-            frames: PoolSizes { small: 64, large: 16 },
+        let shards = site.shards(0);
+        let place = |host: usize, number: u8| Place {
+            host,
+            address: match shape {
+                Shape::Foreign(_) => site.address(host),
+                Shape::Shards(_) => site.lane_address(host, 1, number),
+            },
+            shard: Shard::new(ShardConfig {
+                id: ShardId(number),
+                count: NonZeroU8::new(shards).unwrap(),
+                lane_key: lane_key(host, 1, number),
+                seed: 1,
+                flows: 64,
+                frames: PoolSizes { small: 64, large: 16 },
+            }),
+            outputs: Outputs::new(),
         };
         let mut pair = Self {
-            shards: [Shard::new(config.clone()), Shard::new(config)],
-            outputs: [Outputs::new(), Outputs::new()],
-            addresses: [0, 1].map(|host| site.address(host)),
+            places: [0, 1]
+                .into_iter()
+                .flat_map(|host| (0..shards).map(move |number| (host, number)))
+                .map(|(host, number)| place(host, number))
+                .collect(),
+            shards: usize::from(shards),
+            lane: match shape {
+                Shape::Foreign(_) => LaneKind::Foreign,
+                Shape::Shards(_) => LaneKind::Site,
+            },
             plans: [0, 1].map(|host| site.plan(host)),
             now: Instant::ZERO,
         };
         for host in [0, 1] {
             let snapshot = Snapshot::compile(&pair.plans[host], None);
-            pair.shards[host].install(snapshot, pair.now, &mut pair.outputs[host]);
+            for place in pair.places.iter_mut().filter(|place| place.host == host) {
+                place
+                    .shard
+                    .install(snapshot.clone(), pair.now, &mut place.outputs);
+            }
         }
         pair.exchange();
         pair
     }
 
-    /// Sends the packets of a batch from a host's first instance, and carries everything until it is quiet.
-    fn send(&mut self, host: usize, batch: &mut Batch) {
-        self.shards[host].handle_port(PortId(0), batch, self.now, &mut self.outputs[host]);
+    /// Lets a host's shard read the packets of a batch from the first instance, and carries everything until it is
+    /// quiet.
+    fn send(&mut self, host: usize, shard: usize, batch: &mut Batch) {
+        let reader = host * self.shards + shard;
+        let place = &mut self.places[reader];
+        place
+            .shard
+            .handle_port(PortId(0), batch, self.now, &mut place.outputs);
+        while let Some((to, handover)) = self.places[reader].outputs.ring.pop_front() {
+            let place = &mut self.places[host * self.shards + usize::from(to.0)];
+            let spent = place
+                .shard
+                .handle_handover(handover, self.now, &mut place.outputs);
+            self.places[reader].shard.recycle(spent);
+        }
         self.exchange();
     }
 
     fn exchange(&mut self) {
-        while self.outputs.iter().any(|outputs| !outputs.batches.is_empty()) {
-            for from in [0, 1] {
-                let to = 1 - from;
-                let [first, second] = &mut self.outputs;
-                let (sent, theirs) = if from == 0 {
-                    (first, second)
-                } else {
-                    (second, first)
+        while let Some(from) = self
+            .places
+            .iter()
+            .position(|place| !place.outputs.batches.is_empty())
+        {
+            // What was sent leaves while others work on it, and comes back to be filled again.
+            let mut batches = std::mem::take(&mut self.places[from].outputs.batches);
+            let bytes = std::mem::take(&mut self.places[from].outputs.bytes);
+            let source = self.places[from].address;
+            for (endpoint, start, length, stride) in batches.drain(..) {
+                let mut places = self.places.iter_mut();
+                let to = places.find(|place| place.address == endpoint).unwrap();
+                let datagrams = Datagrams {
+                    lane: self.lane,
+                    source,
+                    ecn: Ecn::NotCapable,
+                    stride,
+                    bytes: &bytes[start..start + length],
                 };
-                for (start, length, stride) in sent.batches.drain(..) {
-                    let datagrams = Datagrams {
-                        lane: LaneKind::Foreign,
-                        source: self.addresses[from],
-                        ecn: Ecn::NotCapable,
-                        stride,
-                        bytes: &sent.bytes[start..start + length],
-                    };
-                    self.shards[to].handle_lane(datagrams, self.now, theirs);
-                }
-                sent.used = 0;
-                self.shards[to].flush(self.now, theirs);
+                to.shard.handle_lane(datagrams, self.now, &mut to.outputs);
+            }
+            self.places[from].outputs.batches = batches;
+            self.places[from].outputs.bytes = bytes;
+            self.places[from].outputs.used = 0;
+            for place in &mut self.places {
+                place.shard.flush(self.now, &mut place.outputs);
             }
         }
+    }
+
+    /// The sum over a host's shards.
+    fn count(&self, host: usize, what: impl Fn(&Outputs) -> usize) -> usize {
+        let places = self.places.iter().filter(|place| place.host == host);
+        places.map(|place| what(&place.outputs)).sum()
     }
 
     fn crafted(&self, from: usize, ipv6: bool) -> Crafted {
@@ -223,68 +287,98 @@ fn an_allocation_is_counted() {
 
 #[test]
 fn packets_are_moved_without_an_allocation() {
-    let mut pair = Pair::new();
-    for ipv6 in [false, true] {
-        let there = pair.crafted(0, ipv6);
-        let back = pair.crafted(1, ipv6);
-        let headers = if ipv6 { 60 } else { 40 };
-        let offload = Offload {
-            segmentation: Segmentation::Tcp {
-                size: 1390 - headers,
-                ecn: false,
-            },
-            partial_checksum: Some((headers - 20, 16)),
-        };
-        let super_packet = there.tcp((40_000, 80), 1000, &vec![0x5a; 55_000]);
-        let answer = back.tcp((80, 40_000), 5000, &[]);
-        let datagram = there.udp((4000, 4001), &[7; 900]);
-        let mut batch = Batch::new(4);
-        let mut round = |pair: &mut Pair| {
-            for (host, bytes, offload) in [
-                (0, &super_packet, offload),
-                (1, &answer, Offload::NONE),
-                (0, &datagram, Offload::NONE),
-            ] {
-                batch.clear();
-                if let Some(frame) = batch.vacant() {
-                    frame.fill(bytes, offload);
-                    batch.advance();
-                }
-                pair.send(host, &mut batch);
-            }
-        };
-        for _ in 0..8 {
-            round(&mut pair);
+    for shape in [
+        Shape::Foreign([1, 1]),
+        Shape::Shards([1, 1]),
+        Shape::Shards([2, 2]),
+    ] {
+        for ipv6 in [false, true] {
+            moved_without_an_allocation(shape, ipv6);
         }
-        let before = (pair.outputs[1].payload, pair.outputs[0].packets);
-        let counted = allocations(|| {
-            for _ in 0..ROUNDS {
-                round(&mut pair);
-            }
-        });
-        let rounds = ROUNDS as usize;
-        assert!(
-            pair.outputs[1].payload - before.0 > rounds * 55_000,
-            "the packets didn't arrive"
-        );
-        assert_eq!(pair.outputs[0].packets - before.1, rounds);
-        assert!(
-            pair.outputs[1].largest > 40_000,
-            "what arrives is glued: {}",
-            pair.outputs[1].largest
-        );
-        assert_eq!(counted, 0, "allocations in {rounds} rounds, IPv6: {ipv6}");
     }
+}
+
+/// Every shard reads the packets of every flow in turn: where there are two, half of them are handed over.
+fn moved_without_an_allocation(shape: Shape, ipv6: bool) {
+    let mut pair = Pair::new(shape);
+    let there = pair.crafted(0, ipv6);
+    let back = pair.crafted(1, ipv6);
+    let headers = if ipv6 { 60 } else { 40 };
+    let offload = Offload {
+        segmentation: Segmentation::Tcp {
+            size: 1390 - headers,
+            ecn: false,
+        },
+        partial_checksum: Some((headers - 20, 16)),
+    };
+    let super_packet = there.tcp((40_000, 80), 1000, &vec![0x5a; 55_000]);
+    let answer = back.tcp((80, 40_000), 5000, &[]);
+    let datagram = there.udp((4000, 4001), &[7; 900]);
+    let mut batch = Batch::new(4);
+    let mut round = |pair: &mut Pair, reader: usize| {
+        for (host, bytes, offload) in [
+            (0, &super_packet, offload),
+            (1, &answer, Offload::NONE),
+            (0, &datagram, Offload::NONE),
+        ] {
+            batch.clear();
+            if let Some(frame) = batch.vacant() {
+                frame.fill(bytes, offload);
+                batch.advance();
+            }
+            pair.send(host, reader % pair.shards, &mut batch);
+        }
+    };
+    for number in 0..8 {
+        round(&mut pair, number);
+    }
+    let count = |pair: &Pair| {
+        [
+            pair.count(1, |outputs| outputs.payload),
+            pair.count(0, |outputs| outputs.packets),
+            pair.count(0, |outputs| outputs.handed_over),
+        ]
+    };
+    let before = count(&pair);
+    let counted = allocations(|| {
+        for number in 0..ROUNDS {
+            round(&mut pair, number as usize);
+        }
+    });
+    let rounds = ROUNDS as usize;
+    let [payload, packets, handed_over] = count(&pair);
+    assert!(payload - before[0] > rounds * 55_000, "the packets didn't arrive");
+    assert_eq!(packets - before[1], rounds);
+    assert_eq!(handed_over - before[2], if pair.shards == 1 { 0 } else { rounds });
+    let largest = pair.places.iter().map(|place| place.outputs.largest).max();
+    assert!(
+        largest.is_some_and(|largest| largest > 40_000),
+        "what arrives is glued: {largest:?}"
+    );
+    assert_eq!(
+        counted, 0,
+        "allocations in {rounds} rounds, {shape:?}, IPv6: {ipv6}"
+    );
 }
 
 #[test]
 fn quiet_ticks_allocate_nothing() {
-    let mut pair = Pair::new();
+    let mut pair = Pair::new(Shape::Shards([2, 2]));
+    let there = pair.crafted(0, false);
+    let mut batch = Batch::new(1);
+    for port in 0..8 {
+        batch.clear();
+        if let Some(frame) = batch.vacant() {
+            frame.fill(&there.udp((4000 + port, 4001), b"a session"), Offload::NONE);
+            batch.advance();
+        }
+        pair.send(0, 0, &mut batch);
+    }
     pair.now = pair.now + Duration::from_secs(1);
     let tick = |pair: &mut Pair| {
         pair.now = pair.now + Duration::from_millis(250);
-        for host in [0, 1] {
-            pair.shards[host].handle_timeout(pair.now, &mut pair.outputs[host]);
+        for place in &mut pair.places {
+            place.shard.handle_timeout(pair.now, &mut place.outputs);
         }
         pair.exchange();
     };

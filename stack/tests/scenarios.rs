@@ -4,6 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at what it didn't expect")]
 
 mod sim;
+#[macro_use]
+#[path = "sim/shapes.rs"]
+mod shapes;
 
 use sim::link::Conditions;
 use sim::packets::{Packet, payloads};
@@ -13,7 +16,24 @@ use smoltcp::iface::SocketHandle;
 use std::time::Duration;
 use tidegate_stack::drop::DropReason;
 use tidegate_stack::frame::{Offload, Segmentation};
+use tidegate_stack::plan::Reach;
 use tidegate_stack::time::Instant;
+
+in_every_shape! {
+    tcp_arrives_whole_on_a_clean_path,
+    tcp_arrives_whole_under_loss_and_reordering,
+    tcp_arrives_whole_on_paths_of_every_size,
+    super_packets_are_cut_at_the_tunnel_and_glued_behind_it,
+    two_instances_of_a_host_exchange_super_packets_whole,
+    keys_change_under_traffic_without_a_lost_packet,
+    a_silent_peer_is_found_again_when_it_comes_back,
+    what_waits_for_a_session_is_bounded_and_arrives_in_order,
+    a_connection_outlives_the_restart_of_either_datapath,
+    a_udp_super_packet_arrives_as_its_datagrams,
+    idle_hosts_say_nothing,
+    two_runs_of_one_story_take_the_same_time,
+    a_peer_that_moves_is_followed,
+}
 
 const PORT: u16 = 80;
 
@@ -94,7 +114,6 @@ fn transfer(site: Site, conditions: Conditions, ipv6: bool, length: usize) -> Wo
     world
 }
 
-#[test]
 fn tcp_arrives_whole_on_a_clean_path() {
     for ipv6 in [false, true] {
         for underlay in [Underlay::V4, Underlay::V6] {
@@ -114,7 +133,6 @@ fn tcp_arrives_whole_on_a_clean_path() {
     }
 }
 
-#[test]
 fn tcp_arrives_whole_under_loss_and_reordering() {
     for (loss, reorder, duplicate) in [
         (0.01, 0.0, 0.0),
@@ -145,7 +163,6 @@ fn tcp_arrives_whole_under_loss_and_reordering() {
     }
 }
 
-#[test]
 fn tcp_arrives_whole_on_paths_of_every_size() {
     // 1390 and below 1410: the inner MTU is IPv6's least, 1280, and not below it.
     for (underlay, mtus) in [
@@ -167,7 +184,6 @@ fn tcp_arrives_whole_on_paths_of_every_size() {
     }
 }
 
-#[test]
 fn super_packets_are_cut_at_the_tunnel_and_glued_behind_it() {
     let site = Site {
         offloads: true,
@@ -189,7 +205,6 @@ fn super_packets_are_cut_at_the_tunnel_and_glued_behind_it() {
     );
 }
 
-#[test]
 fn two_instances_of_a_host_exchange_super_packets_whole() {
     let mut world = World::with(
         Site {
@@ -213,7 +228,6 @@ fn two_instances_of_a_host_exchange_super_packets_whole() {
     );
 }
 
-#[test]
 fn keys_change_under_traffic_without_a_lost_packet() {
     let mut world = World::quiet();
     let crafted = world.between(H1, H2, false);
@@ -231,7 +245,6 @@ fn keys_change_under_traffic_without_a_lost_packet() {
     assert_eq!(world.all_drops(1), []);
 }
 
-#[test]
 fn a_silent_peer_is_found_again_when_it_comes_back() {
     let mut world = World::quiet();
     let crafted = world.between(H1, H2, false);
@@ -251,7 +264,6 @@ fn a_silent_peer_is_found_again_when_it_comes_back() {
     );
 }
 
-#[test]
 fn what_waits_for_a_session_is_bounded_and_arrives_in_order() {
     let mut world = World::quiet();
     let crafted = world.between(H1, H2, false);
@@ -268,7 +280,6 @@ fn what_waits_for_a_session_is_bounded_and_arrives_in_order() {
     assert_eq!(dropped as usize + arrived.len(), 40, "{:?}", world.all_drops(0));
 }
 
-#[test]
 fn a_connection_outlives_the_restart_of_either_datapath() {
     for victim in [0, 1] {
         let mut world = World::with(
@@ -299,7 +310,6 @@ fn a_connection_outlives_the_restart_of_either_datapath() {
     }
 }
 
-#[test]
 fn a_udp_super_packet_arrives_as_its_datagrams() {
     let mut world = World::with(
         Site {
@@ -321,7 +331,6 @@ fn a_udp_super_packet_arrives_as_its_datagrams() {
     assert_eq!(world.all_drops(0), []);
 }
 
-#[test]
 fn idle_hosts_say_nothing() {
     let mut world = World::quiet();
     let crafted = world.between(H1, H2, false);
@@ -337,7 +346,6 @@ fn idle_hosts_say_nothing() {
 }
 
 /// Time starts with the world: nothing here depends on when it is run.
-#[test]
 fn two_runs_of_one_story_take_the_same_time() {
     let ends: [Instant; 2] = [(); 2].map(|()| {
         let conditions = Conditions {
@@ -351,7 +359,6 @@ fn two_runs_of_one_story_take_the_same_time() {
     assert_eq!(ends[0], ends[1]);
 }
 
-#[test]
 fn a_peer_that_moves_is_followed() {
     let mut world = World::quiet();
     let crafted = world.between(H1, H2, false);

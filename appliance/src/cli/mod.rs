@@ -211,13 +211,12 @@ fn log_to_standard_error() {
         .init();
 }
 
-/// What is logged. Unless asked, boringtun is silent: it warns of every peer that is away, which `tidegate peers`
-/// tells.
+/// What is logged.
 fn log_filter(asked: Option<&str>) -> EnvFilter {
     // The default directive counts only where there is no other.
     EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
-        .parse_lossy(asked.unwrap_or("info,boringtun=off"))
+        .parse_lossy(asked.unwrap_or("info"))
 }
 
 #[cfg(test)]

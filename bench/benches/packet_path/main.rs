@@ -73,6 +73,7 @@ fn find(criterion: &mut Criterion) {
         let ((key, opener), tracking) = key(port);
         let flow = Flow {
             key,
+            home: 0,
             epoch: 1,
             origin: Arrival::Port(PortId(0)),
             opener,

@@ -64,10 +64,10 @@ pub enum Verdict {
 /// What is prepared for the packets of a flow that leave by a tunnel.
 #[derive(Clone, Debug)]
 pub struct TunnelHeaders {
-    /// The headers, without lengths and without the neighbour's MAC address.
+    /// The headers, without lengths; towards a foreign peer without the neighbour's MAC address too.
     pub encap: Encap,
-    /// Where the neighbour cache had the far end last.
-    pub neighbour: u32,
+    /// Where the neighbour cache had the far end last. `None` towards a host of the site: the MAC address is there.
+    pub neighbour: Option<u32>,
 }
 
 /// A live flow.
@@ -75,6 +75,8 @@ pub struct TunnelHeaders {
 pub struct Flow {
     /// Its name.
     pub key: FlowKey,
+    /// Where it lives, and by which of a peer's lanes it goes ([`home`](crate::wire::home)).
+    pub home: u32,
     /// The policy it was judged under.
     pub epoch: u64,
     /// Who began.

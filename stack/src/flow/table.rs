@@ -182,6 +182,7 @@ mod tests {
         let hop = Hop::Port(PortSlot(0));
         Flow {
             key,
+            home: 0,
             epoch: 1,
             origin: Arrival::Port(PortId(0)),
             opener,

@@ -74,8 +74,8 @@ key! {
 impl PrivateKey {
     /// The public key that belongs to it.
     pub fn public_key(&self) -> PublicKey {
-        let secret = boringtun::x25519::StaticSecret::from(self.0);
-        PublicKey(boringtun::x25519::PublicKey::from(&secret).to_bytes())
+        let secret = x25519_dalek::StaticSecret::from(self.0);
+        PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes())
     }
 }
 

@@ -79,7 +79,7 @@ ranged! {
 #[serde(transparent)]
 pub struct PortId(pub u32);
 
-/// The number of a peer, at most 2²⁴−1 (the part of a WireGuard receiver index that boringtun leaves to us).
+/// The number of a peer, at most 2²⁴−1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PeerId(pub u32);

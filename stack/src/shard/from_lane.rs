@@ -1,6 +1,6 @@
 //! Out of a tunnel: whose, authentic, VXLAN, a member's, from its own block; then to a port.
 
-use super::from_port::{is_group, is_martian, packet_example};
+use super::from_port::{Came, NotHere, is_group, is_martian, packet_example};
 use super::to_tunnel::{send_datagram, send_to};
 use super::{Datagrams, PortOutput, Shard, Turn, answers, denied, example_of};
 use crate::drop::DropReason;
@@ -14,8 +14,16 @@ use crate::snapshot::NetworkEntry;
 use crate::stats::DropExample;
 use crate::wire::vxlan::EtherType;
 use crate::wire::{Ecn, Headers, MacAddr, protocol};
-use crate::wireguard::{Admission, HandshakeOutcome, Message, Opened};
-use std::net::{IpAddr, SocketAddr};
+use crate::wireguard::{Admission, HandshakeOutcome, Message, Opened, ReceiverIndex, TunnelPlace};
+use std::net::IpAddr;
+
+/// Who sent a packet.
+#[derive(Clone, Copy)]
+struct Sender {
+    peer: PeerId,
+    /// By which tunnel it came.
+    place: TunnelPlace,
+}
 
 /// Room for the answer to a handshake message, or to a question.
 const SHORT: usize = 256;
@@ -30,9 +38,9 @@ impl Shard {
     ) {
         let outcome = match Message::classify(bytes) {
             Some(Message::Data { receiver, .. }) => {
-                return self.data_from_lane(receiver.peer(), datagrams, bytes, turn);
+                return self.data_from_lane(receiver, datagrams, bytes, turn);
             }
-            Some(message) => self.handshake_from_lane(message, datagrams.source, bytes, turn),
+            Some(message) => self.handshake_from_lane(message, datagrams, bytes, turn),
             None => Err(DropReason::NotWireguard),
         };
         if let Err(reason) = outcome {
@@ -43,53 +51,66 @@ impl Shard {
     fn handshake_from_lane(
         &mut self,
         message: Message,
-        source: SocketAddr,
+        datagrams: &Datagrams<'_>,
         bytes: &[u8],
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
+        let Datagrams {
+            lane: kind, source, ..
+        } = *datagrams;
         let mut out = [0; SHORT];
-        let lane = self.peers.lane_mut().ok_or(DropReason::UnknownReceiver)?;
-        let id = match (lane.admit(source.ip(), bytes, &mut out, turn.now), message) {
-            (Admission::Initiation(key), _) => self.peers.by_key(&key).ok_or(DropReason::UnknownKey)?,
-            (Admission::Answer, Message::Response { receiver } | Message::CookieReply { receiver }) => {
-                receiver.peer()
-            }
+        let lane = self.peers.lane_mut(kind).ok_or(DropReason::UnknownReceiver)?;
+        let place = match (lane.admit(source, bytes, &mut out, turn.now), message) {
+            (Admission::Initiation(key), _) => self
+                .peers
+                .called_by(kind, &key, turn.now)
+                .ok_or(DropReason::UnknownKey)?,
+            (Admission::Answer, Message::Response { receiver } | Message::CookieReply { receiver }) => self
+                .peers
+                .named(receiver, kind)
+                .ok_or(DropReason::UnknownReceiver)?,
             (Admission::Answer, _) => return Err(DropReason::NotWireguard),
             (Admission::CookieReply(length), _) => {
-                send_to(source, &out[..length], turn.egress, &mut self.counters);
-                return Ok(());
+                send_to(kind, source, &out[..length], turn.egress, &mut self.counters);
+                return Err(DropReason::HandshakeFlood);
             }
             (Admission::Drop(reason), _) => return Err(reason),
         };
-        let peer = self.peers.get_mut(id).ok_or(DropReason::UnknownReceiver)?;
-        let was_ready = peer.tunnel.is_ready();
-        let reply = match peer.tunnel.handle_handshake(bytes, &mut out, turn.now) {
+        let entry = self.peers.tunnel_mut(place).ok_or(DropReason::UnknownReceiver)?;
+        let was_ready = entry.tunnel.is_ready();
+        let reply = match entry.tunnel.handle_handshake(bytes, &mut out, turn.now) {
             HandshakeOutcome::Reply(length) | HandshakeOutcome::Established { reply: length } => {
                 // The message was authentic: that is where the peer is.
-                peer.endpoint = Some(source);
+                entry.endpoint = Some(source);
                 length
             }
             HandshakeOutcome::Nothing => 0,
             HandshakeOutcome::Drop(reason) => return Err(reason),
         };
-        send_datagram(peer, &out[..reply], turn.egress, &mut self.counters);
-        self.after_session_change(id, was_ready, turn);
+        send_datagram(entry, &out[..reply], turn.egress, &mut self.counters);
+        self.after_session_change(place, was_ready, turn);
         Ok(())
     }
 
     /// Sends what has waited for a session, when there is one now.
-    fn after_session_change(&mut self, id: PeerId, was_ready: bool, turn: &mut Turn<'_, impl Egress>) {
-        let Some(peer) = self.peers.get_mut(id) else {
+    fn after_session_change(
+        &mut self,
+        place: TunnelPlace,
+        was_ready: bool,
+        turn: &mut Turn<'_, impl Egress>,
+    ) {
+        let Some(entry) = self.peers.tunnel_mut(place) else {
             return;
         };
-        if was_ready || !peer.tunnel.is_ready() {
+        if was_ready || !entry.tunnel.is_ready() {
             return;
         }
-        let waiting = peer.take_waiting();
-        self.send_waiting(id, waiting, turn);
+        let peer = entry.peer;
+        let waiting = self.peers.take_waiting(peer);
+        self.send_waiting(peer, waiting, turn);
         let mut questions = Vec::new();
         self.neighbours
-            .ask_again(id, turn.now, |asked| questions.push(asked));
+            .ask_again(peer, turn.now, |asked| questions.push(asked));
         for asked in questions {
             self.ask_neighbour(&asked, turn);
         }
@@ -97,24 +118,27 @@ impl Shard {
 
     fn data_from_lane(
         &mut self,
-        id: PeerId,
+        receiver: ReceiverIndex,
         datagrams: &Datagrams<'_>,
         bytes: &[u8],
         turn: &mut Turn<'_, impl Egress>,
     ) {
-        let Some(peer) = self.peers.get_mut(id) else {
+        let place = self.peers.named(receiver, datagrams.lane);
+        let Some((place, entry)) = place.and_then(|place| Some((place, self.peers.tunnel_mut(place)?)))
+        else {
             return self.counters.drop(DropReason::UnknownReceiver);
         };
         // The buffer leaves the shard while its contents are handled: nothing below opens another datagram.
         let mut plaintext = std::mem::take(&mut self.plaintext);
-        let was_ready = peer.tunnel.is_ready();
-        let opened = peer.tunnel.open(bytes, &mut plaintext, turn.now);
-        if !matches!(opened, Opened::Drop(_)) && peer.endpoint != Some(datagrams.source) {
-            // The peer roams: an authentic datagram says where it is turn.now (whitepaper §2.1).
-            peer.endpoint = Some(datagrams.source);
+        let id = entry.peer;
+        let was_ready = entry.tunnel.is_ready();
+        let opened = entry.tunnel.open(bytes, &mut plaintext, turn.now);
+        if !matches!(opened, Opened::Drop(_)) && entry.endpoint != Some(datagrams.source) {
+            // The peer roams: an authentic datagram says where it is now (whitepaper §2.1).
+            entry.endpoint = Some(datagrams.source);
         }
         if !was_ready {
-            self.after_session_change(id, was_ready, turn);
+            self.after_session_change(place, was_ready, turn);
         }
         match opened {
             Opened::Keepalive => {}
@@ -125,7 +149,8 @@ impl Shard {
             Opened::Packet(length) => {
                 let mut example = example_of(Arrival::Tunnel(id));
                 let plain = &mut plaintext[..length];
-                let outcome = self.plaintext_from_peer(id, datagrams.ecn, plain, &mut example, turn);
+                let from = Sender { peer: id, place };
+                let outcome = self.plaintext_from_peer(from, datagrams.ecn, plain, &mut example, turn);
                 if let Err(reason) = outcome {
                     self.counters.drop_example(reason, example);
                 }
@@ -136,13 +161,13 @@ impl Shard {
 
     fn plaintext_from_peer(
         &mut self,
-        id: PeerId,
+        from: Sender,
         ecn: Ecn,
         plain: &mut [u8],
         example: &mut DropExample,
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
-        let entry = turn.policy.peer(id).ok_or(DropReason::NoPeer)?;
+        let entry = turn.policy.peer(from.peer).ok_or(DropReason::NoPeer)?;
         let frame = decap(
             plain,
             vtep_address(entry.ordinal),
@@ -155,7 +180,7 @@ impl Shard {
         }
         let owner = entry.ordinal.get();
         match frame.ether_type {
-            EtherType::Arp => self.arp_from_peer(id, owner, network, &frame, plain, turn),
+            EtherType::Arp => self.arp_from_peer(from, owner, network, &frame, plain, turn),
             EtherType::Ipv4 | EtherType::Ipv6 => {
                 let packet = &mut plain[frame.packet.clone()];
                 let mut headers = Headers::parse(packet)?;
@@ -167,7 +192,7 @@ impl Shard {
                 if headers.protocol == protocol::ICMPV6
                     && let Some(message) = ndp::parse(&plain[frame.frame.clone()])
                 {
-                    return self.ndp_from_peer(id, owner, network, &frame, message, turn);
+                    return self.ndp_from_peer(from, owner, network, &frame, message, turn);
                 }
                 if is_martian(headers.source) {
                     return Err(DropReason::SourceMartian);
@@ -183,26 +208,30 @@ impl Shard {
                 let joined = headers.ecn().decapsulated(outer).ok_or(DropReason::EcnMismatch)?;
                 let packet = &mut plain[frame.packet.clone()][..headers.total_length];
                 headers.set_ecn(packet, joined);
-                self.packet_from_peer(id, frame.vni, packet, &headers, turn)
+                self.packet_from_peer(from, frame.vni, packet, &headers, turn)
             }
         }
     }
 
     fn packet_from_peer(
         &mut self,
-        id: PeerId,
+        from: Sender,
         vni: Vni,
         packet: &[u8],
         headers: &Headers,
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
-        if let Some(peer) = self.peers.get_mut(id) {
-            peer.traffic.received_packets += 1;
-            peer.traffic.received_bytes += packet.len() as u64;
+        if let Some(entry) = self.peers.tunnel_mut(from.place) {
+            entry.traffic.received_packets += 1;
+            entry.traffic.received_bytes += packet.len() as u64;
         }
-        let found = self
-            .flow(turn.policy, vni, headers, packet, Arrival::Tunnel(id), turn.now)
-            .map_err(denied)?;
+        // The sender chose this shard: it is never handed over.
+        let arrival = Arrival::Tunnel(from.peer);
+        let found = match self.flow(vni, headers, packet, arrival, Came::Read, turn) {
+            Ok(found) => found,
+            Err(NotHere::Verdict(verdict)) => return Err(denied(verdict)),
+            Err(NotHere::Home(_)) => return Err(DropReason::NoFlow),
+        };
         let Hop::Port(slot) = found.hop else {
             return Err(DropReason::NoInstance);
         };
@@ -227,7 +256,7 @@ impl Shard {
     /// ARP: questions about instances of this host are answered, answers of the peer's own block are kept.
     fn arp_from_peer(
         &mut self,
-        id: PeerId,
+        from: Sender,
         owner: u8,
         network: &NetworkEntry,
         frame: &Decapsulated,
@@ -237,7 +266,7 @@ impl Shard {
         let message = arp::parse(&plain[frame.frame.clone()]).ok_or(DropReason::NotOurs)?;
         let sender = IpAddr::V4(message.sender_ip);
         if network.owner(sender) == Some(owner) && network.covers(sender) {
-            self.neighbour_found(id, frame.vni, sender, message.sender_mac, turn);
+            self.neighbour_found(from.peer, frame.vni, sender, message.sender_mac, turn);
         }
         if message.operation == Operation::Reply {
             return Ok(());
@@ -256,14 +285,14 @@ impl Shard {
             &mut out,
         );
         let length = written.ok_or(DropReason::NotOurs)?;
-        self.send_frame(id, frame.vni, &out[..length], turn);
+        self.send_frame(from.place, frame.vni, &out[..length], turn);
         Ok(())
     }
 
     /// Neighbour discovery, likewise.
     fn ndp_from_peer(
         &mut self,
-        id: PeerId,
+        from: Sender,
         owner: u8,
         network: &NetworkEntry,
         frame: &Decapsulated,
@@ -275,7 +304,7 @@ impl Shard {
             Ndp::Advertisement { target, mac, .. } => {
                 let target = IpAddr::V6(target);
                 if is_theirs(target) {
-                    self.neighbour_found(id, frame.vni, target, mac, turn);
+                    self.neighbour_found(from.peer, frame.vni, target, mac, turn);
                 }
                 Ok(())
             }
@@ -287,7 +316,7 @@ impl Shard {
                 let sender = IpAddr::V6(sender_ip);
                 let sender_mac = sender_mac.unwrap_or(frame.source);
                 if is_theirs(sender) {
-                    self.neighbour_found(id, frame.vni, sender, sender_mac, turn);
+                    self.neighbour_found(from.peer, frame.vni, sender, sender_mac, turn);
                 }
                 let target_address = IpAddr::V6(target);
                 let own = network
@@ -297,7 +326,7 @@ impl Shard {
                 let mut out = [0; SHORT];
                 let length = ndp::advertise(own, target, sender_mac, sender_ip, &mut out);
                 let length = length.ok_or(DropReason::NotOurs)?;
-                self.send_frame(id, frame.vni, &out[..length], turn);
+                self.send_frame(from.place, frame.vni, &out[..length], turn);
                 Ok(())
             }
         }

@@ -1,8 +1,9 @@
 //! From an instance: who may send what where.
 
+use super::to_tunnel::Outbound;
 use super::{Shard, Turn, answers, denied, example_of};
 use crate::drop::DropReason;
-use crate::egress::Egress;
+use crate::egress::{Egress, Handover, ShardId};
 use crate::flow::{Arrival, Flow, FlowIndex, Hop, Tracking, TunnelHeaders, Verdict};
 use crate::frame::{Frame, Segmentation, fragment};
 use crate::overlay::{Encap, Neighbours};
@@ -12,13 +13,38 @@ use crate::snapshot::{MemberEntry, Policy, PortEntry};
 use crate::stats::PacketExample;
 use crate::time::Instant;
 use crate::wire::vxlan::EtherType;
-use crate::wire::{Direction, Endpoints, FlowKey, Headers, MacAddr, Transport, quoted};
+use crate::wire::{Direction, Endpoints, FlowKey, Headers, MacAddr, Transport, home, quoted};
 use std::net::IpAddr;
 
 /// A packet's flow, found or made.
 pub(super) struct Found {
     pub(super) index: FlowIndex,
     pub(super) hop: Hop,
+    /// The packet's: a fragment's isn't its flow's.
+    pub(super) home: u32,
+}
+
+/// Why a packet goes on by no flow of this shard.
+pub(super) enum NotHere {
+    /// It isn't to be forwarded.
+    Verdict(Verdict),
+    /// Its flow lives on another shard.
+    Home(ShardId),
+}
+
+impl From<Verdict> for NotHere {
+    fn from(verdict: Verdict) -> Self {
+        Self::Verdict(verdict)
+    }
+}
+
+/// How a packet of a port came to this shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    /// This shard read it.
+    Read,
+    /// The shard that read it handed it over: it is handled here, whatever its home.
+    HandedOver,
 }
 
 impl Shard {
@@ -27,6 +53,7 @@ impl Shard {
         &mut self,
         port: &PortEntry,
         frame: &mut Frame,
+        came: Came,
         turn: &mut Turn<'_, impl Egress>,
     ) {
         let mut example = example_of(Arrival::Port(port.id));
@@ -37,14 +64,16 @@ impl Shard {
                 frame.truncate(headers.total_length);
                 let endpoints = headers.endpoints();
                 example.packet = Some(packet_example(&endpoints));
-                let traffic = self.counters.port(port.id);
-                traffic.received_packets += packets_in(frame, &headers);
-                traffic.received_bytes += headers.total_length as u64;
+                if came == Came::Read {
+                    let traffic = self.counters.port(port.id);
+                    traffic.received_packets += packets_in(frame, &headers);
+                    traffic.received_bytes += headers.total_length as u64;
+                }
                 match own_network(port, &endpoints) {
                     Err(reason) => Err(reason),
                     Ok(member) => {
                         example.vni = Some(member.vni);
-                        self.route_from_port(port, member, frame, headers, turn)
+                        self.route_from_port(port, member, frame, headers, came, turn)
                     }
                 }
             }
@@ -60,22 +89,17 @@ impl Shard {
         member: &MemberEntry,
         frame: &mut Frame,
         mut headers: Headers,
+        came: Came,
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
         let arrival = Arrival::Port(port.id);
-        let found = match self.flow(
-            turn.policy,
-            member.vni,
-            &headers,
-            frame.packet(),
-            arrival,
-            turn.now,
-        ) {
+        let found = match self.flow(member.vni, &headers, frame.packet(), arrival, came, turn) {
             Ok(found) => found,
-            Err(Verdict::Answer(answer)) => {
+            Err(NotHere::Home(shard)) => return self.hand_over(shard, port, frame, turn),
+            Err(NotHere::Verdict(Verdict::Answer(answer))) => {
                 return self.answer(port, answer, frame.packet(), turn);
             }
-            Err(verdict) => return Err(denied(verdict)),
+            Err(NotHere::Verdict(verdict)) => return Err(denied(verdict)),
         };
         let service = member.service_address(headers.source);
         if headers.hop_limit <= 1 {
@@ -103,6 +127,36 @@ impl Shard {
         }
     }
 
+    /// Passes a packet, as it came, to the shard where its flow lives. A frame of the pool takes its place: a short
+    /// packet is copied into it, a long one leaves in its own.
+    fn hand_over(
+        &mut self,
+        to: ShardId,
+        port: &PortEntry,
+        frame: &mut Frame,
+        turn: &mut Turn<'_, impl Egress>,
+    ) -> Result<(), DropReason> {
+        let mut passed = self
+            .pool
+            .take_to_wait(frame.packet().len())
+            .ok_or(DropReason::NoBuffer)?;
+        if passed.capacity() < frame.capacity() {
+            passed.fill(frame.packet(), frame.offload);
+        } else {
+            std::mem::swap(&mut passed, frame);
+        }
+        let handover = Handover::Judge {
+            frame: passed,
+            port: port.id,
+        };
+        turn.egress
+            .handover(to, handover)
+            .map_err(|Handover::Judge { frame, .. }| {
+                self.pool.recycle(frame);
+                DropReason::HandoverFull
+            })
+    }
+
     fn forward(
         &mut self,
         found: &Found,
@@ -117,7 +171,15 @@ impl Shard {
                 answers::deliver(port, frame, Some(headers), turn.egress, &mut self.counters);
                 Ok(())
             }
-            Hop::Tunnel(peer) => self.send_to_peer(peer, vni, Some(found.index), frame, headers, turn),
+            Hop::Tunnel(peer) => {
+                let outbound = Outbound {
+                    peer,
+                    vni,
+                    home: found.home,
+                    flow: Some(found.index),
+                };
+                self.send_to_peer(&outbound, frame, headers, turn)
+            }
         }
     }
 
@@ -149,39 +211,61 @@ impl Shard {
         Ok(())
     }
 
-    /// The flow of a packet: found, judged anew when the policy has changed since, or made. The verdict comes back
-    /// when the packet isn't to be forwarded.
+    /// The flow of a packet: found, judged anew when the policy has changed since, or made. What another shard is to
+    /// make of it is judged here all the same: only what may go on is handed over.
     pub(super) fn flow(
         &mut self,
-        policy: &Policy,
         vni: Vni,
         headers: &Headers,
         packet: &[u8],
         arrival: Arrival,
-        now: Instant,
-    ) -> Result<Found, Verdict> {
+        came: Came,
+        turn: &Turn<'_, impl Egress>,
+    ) -> Result<Found, NotHere> {
+        let Turn { policy, now, .. } = *turn;
         let no_flow = Verdict::Deny(DropReason::NoFlow);
         let is_error = headers.transport == Transport::IcmpError;
-        let (key, direction) = if is_error {
-            // An error belongs to the flow of the packet it quotes, and goes against it; it never makes one. Its own
-            // source isn't in the key, so it must come from where that packet went.
-            let quote = quoted::endpoints(&packet[headers.payload_offset..headers.total_length]);
-            let quote = quote
-                .filter(|quote| quote.source == headers.destination)
-                .ok_or(no_flow)?;
-            let (key, direction) = FlowKey::of(vni, &quote);
-            (key, direction.opposite())
-        } else {
-            FlowKey::of(vni, &headers.endpoints())
+        let (key, direction) = name_of_flow(vni, headers, packet).ok_or(no_flow)?;
+        let live = self.live_flow(policy, &key, now);
+        let is_fragment = headers.transport == Transport::Fragment;
+        let home = match live.and_then(|index| self.flows.get(index)) {
+            Some(flow) if !is_fragment => flow.home,
+            _ => home(&key, headers.identification),
         };
-        let index = match self.live_flow(policy, &key, now) {
-            Some(index) => index,
-            None if is_error => return Err(no_flow),
-            None => self.open_flow(policy, key, direction, headers, arrival, now)?,
+        let decision = match live {
+            None if !is_error => Some(judge(policy, key, direction, arrival)?),
+            _ => None,
+        };
+        if (live.is_none() || is_fragment)
+            && let (Arrival::Port(_), Came::Read) = (arrival, came)
+            && let Some(shard) = self.elsewhere(policy, &key, home)
+        {
+            return Err(NotHere::Home(shard));
+        }
+        let index = match (live, decision) {
+            (Some(index), _) => index,
+            (None, Some(decision)) => {
+                let tracking = Tracking::first(headers);
+                let ([original, reply], tunnel) = decision;
+                let flow = Flow {
+                    key,
+                    home,
+                    epoch: policy.epoch(),
+                    origin: arrival,
+                    opener: direction,
+                    hops: [original, reply],
+                    tunnel,
+                    tracking,
+                    expires: now + tracking.timeout(),
+                };
+                let inserted = self.flows.insert(flow, now);
+                inserted.ok_or(Verdict::Deny(DropReason::FlowTableFull))?
+            }
+            (None, None) => return Err(no_flow.into()),
         };
         let flow = self.flows.get_mut(index).ok_or(no_flow)?;
         if is_error && !leads_back(policy, flow.hop(direction.opposite()), arrival) {
-            return Err(no_flow);
+            return Err(no_flow.into());
         }
         if !is_error {
             flow.tracking = flow.tracking.advance(headers, direction != flow.opener);
@@ -190,7 +274,21 @@ impl Shard {
         Ok(Found {
             index,
             hop: flow.hop(direction),
+            home,
         })
+    }
+
+    /// The other shard on which a flow of ports lives, if it isn't this one.
+    fn elsewhere(&self, policy: &Policy, key: &FlowKey, home: u32) -> Option<ShardId> {
+        if self.count.get() == 1 {
+            return None;
+        }
+        let shard = if policy.meets_foreign_peer(key.vni(), &key.endpoints(Direction::Up)) {
+            ShardId(0)
+        } else {
+            ShardId((home % u32::from(self.count.get())) as u8)
+        };
+        (shard != self.id).then_some(shard)
     }
 
     /// The flow with this key, unless it has expired or the policy in force ends it; then it is forgotten here, and the
@@ -204,33 +302,24 @@ impl Shard {
         }
         lives.then_some(index)
     }
+}
 
-    fn open_flow(
-        &mut self,
-        policy: &Policy,
-        key: FlowKey,
-        opener: Direction,
-        headers: &Headers,
-        origin: Arrival,
-        now: Instant,
-    ) -> Result<FlowIndex, Verdict> {
-        let (hops, tunnel) = judge(policy, key, opener, origin)?;
-        let tracking = Tracking::first(headers);
-        let expires = now + tracking.timeout();
-        let flow = Flow {
-            key,
-            epoch: policy.epoch(),
-            origin,
-            opener,
-            hops,
-            tunnel,
-            tracking,
-            expires,
-        };
-        self.flows
-            .insert(flow, now)
-            .ok_or(Verdict::Deny(DropReason::FlowTableFull))
+/// The key of a packet's flow, and which way the packet goes. An ICMP error belongs to the flow of the packet it quotes,
+/// and goes against it; its own source isn't in the key, so it must come from where that packet went. `None`: an error
+/// about nothing.
+fn name_of_flow(vni: Vni, headers: &Headers, packet: &[u8]) -> Option<(FlowKey, Direction)> {
+    if headers.transport != Transport::IcmpError {
+        return Some(FlowKey::of(vni, &headers.endpoints()));
     }
+    let quote = quoted::endpoints(&packet[headers.payload_offset..headers.total_length])?;
+    let (key, direction) = FlowKey::of(vni, &quote);
+    (quote.source == headers.destination).then_some((key, direction.opposite()))
+}
+
+/// The home of a packet that has no flow at hand.
+pub(super) fn home_of(vni: Vni, headers: &Headers, packet: &[u8]) -> u32 {
+    let named = name_of_flow(vni, headers, packet);
+    named.map_or(0, |(key, _)| home(&key, headers.identification))
 }
 
 /// Whether a packet that arrived this way comes from where `hop` leads.
@@ -276,23 +365,28 @@ pub(super) fn tunnel_headers(
     endpoints: &Endpoints,
     peer: crate::plan::PeerId,
 ) -> Option<TunnelHeaders> {
-    let source_mac = MacAddr::of(policy.network(vni)?.ipv4_of(endpoints.source)?);
+    let network = policy.network(vni)?;
+    let entry = policy.peer(peer)?;
+    let source_mac = MacAddr::of(network.ipv4_of(endpoints.source)?);
     let ether_type = if endpoints.source.is_ipv6() {
         EtherType::Ipv6
     } else {
         EtherType::Ipv4
     };
-    let encap = Encap::new(
+    let mut encap = Encap::new(
         vtep_address(policy.ordinal()),
-        vtep_address(policy.peer(peer)?.ordinal),
+        vtep_address(entry.ordinal),
         vni,
         source_mac,
         ether_type,
         endpoints.source_port ^ endpoints.destination_port.rotate_left(5),
     );
+    if entry.of_site {
+        encap.set_destination(MacAddr::of(network.ipv4_of(endpoints.destination)?));
+    }
     Some(TunnelHeaders {
         encap,
-        neighbour: Neighbours::NOWHERE,
+        neighbour: (!entry.of_site).then_some(Neighbours::NOWHERE),
     })
 }
 

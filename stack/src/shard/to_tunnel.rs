@@ -7,12 +7,12 @@ use crate::egress::{Egress, LaneKind, Route, Slot};
 use crate::flow::FlowIndex;
 use crate::frame::{Frame, Segments};
 use crate::overlay::{Asked, Encap, Lookup, NeighbourKey};
-use crate::plan::{Mtu, PeerId, Vni};
+use crate::plan::{Mtu, PeerId, Vni, vtep_address};
 use crate::responder::{arp, ndp};
 use crate::wire::vxlan::{self, ETHERNET_HEADER};
 use crate::wire::{Ecn, Headers, MacAddr};
-use crate::wireguard::{DATA_OVERHEAD, Peer, Train};
-use std::net::IpAddr;
+use crate::wireguard::{DATA_OVERHEAD, Train, TunnelEntry, TunnelPlace};
+use std::net::{IpAddr, SocketAddr};
 
 /// Packets sealed at a time: enough for a cipher that works on many at once, few enough to stay in the cache.
 const TRAIN: usize = 16;
@@ -20,6 +20,17 @@ const TRAIN: usize = 16;
 const SHORT_DATAGRAM: usize = 256;
 /// WireGuard pads what it seals to this (whitepaper §5.4.6).
 const PADDING: usize = 16;
+
+/// Where a packet goes.
+#[derive(Clone, Copy)]
+pub(super) struct Outbound {
+    pub(super) peer: PeerId,
+    pub(super) vni: Vni,
+    /// Chooses the lane of the peer.
+    pub(super) home: u32,
+    /// Has the prepared headers; without a flow (what the appliance itself passes on) they are made for this packet.
+    pub(super) flow: Option<FlowIndex>,
+}
 
 /// Where a train is laid out before it is sealed.
 pub(super) struct TrainBuffer(Box<[u8]>);
@@ -32,74 +43,93 @@ impl TrainBuffer {
 }
 
 impl Shard {
-    /// Sends a packet of a network to a peer. `flow` has the prepared headers; without one (what the appliance itself
-    /// passes on) they are made for this packet.
+    /// Sends a packet of a network to a peer.
     pub(super) fn send_to_peer(
         &mut self,
-        peer: PeerId,
-        vni: Vni,
-        flow: Option<FlowIndex>,
+        to: &Outbound,
         frame: &Frame,
         headers: &Headers,
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
+        let flow = to.flow;
         let prepared = flow.and_then(|index| self.flows.get(index)?.tunnel.clone());
         let prepared = match prepared {
             Some(prepared) => prepared,
-            None => super::from_port::tunnel_headers(turn.policy, vni, &headers.endpoints(), peer)
+            None => super::from_port::tunnel_headers(turn.policy, to.vni, &headers.endpoints(), to.peer)
                 .ok_or(DropReason::NoPeer)?,
         };
-        let key = NeighbourKey {
-            vni,
-            address: headers.destination,
-        };
-        let (mac, place) =
-            match self
-                .neighbours
-                .look_up(key, headers.source, peer, prepared.neighbour, turn.now)
-            {
-                Lookup::Known(mac, place) => (mac, place),
-                Lookup::Unknown(question) => {
-                    // The look-up may have evicted an entry in which packets waited.
-                    self.recycle_given_up();
-                    let waits = self.wait_for_neighbour(&key, frame);
-                    if let Some(asked) = question {
-                        self.ask_neighbour(&asked, turn);
-                    }
-                    return waits;
-                }
+        let mut encap = prepared.encap;
+        if let Some(hint) = prepared.neighbour {
+            let Some((mac, place)) = self.neighbour(to, hint, frame, headers, turn)? else {
+                return Ok(());
             };
-        if place != prepared.neighbour
-            && let Some(kept) = flow.and_then(|index| self.flows.get_mut(index)?.tunnel.as_mut())
-        {
-            kept.neighbour = place;
+            encap.set_destination(mac);
+            if place != hint
+                && let Some(kept) = flow.and_then(|index| self.flows.get_mut(index)?.tunnel.as_mut())
+            {
+                kept.neighbour = Some(place);
+            }
         }
-        let mtu = turn
-            .policy
-            .peer(peer)
-            .map(|entry| entry.mtu)
-            .ok_or(DropReason::NoPeer)?;
-        let peer = self.peers.get_mut(peer).ok_or(DropReason::NoPeer)?;
-        if !peer.tunnel.is_ready() {
-            if !peer.may_wait() {
-                return Err(DropReason::NoSession);
-            }
-            if peer.endpoint.is_none() {
-                return Err(DropReason::NoEndpoint);
-            }
+        let mtu = turn.policy.peer(to.peer).map(|entry| entry.mtu);
+        let mtu = mtu.ok_or(DropReason::NoPeer)?;
+        let chosen = self.peers.choose(to.peer, to.home, turn.now)?;
+        let Some(ready) = chosen.ready else {
+            self.peers.may_wait(to.peer, chosen.begin)?;
             let mut copy = self
                 .pool
                 .take_to_wait(frame.packet().len())
                 .ok_or(DropReason::NoBuffer)?;
             copy.fill(frame.packet(), frame.offload);
-            peer.wait(vni, copy, turn.now);
-            initiate(peer, turn, &mut self.counters);
+            if let Err(copy) = self.peers.wait(to.peer, to.vni, copy, turn.now) {
+                self.pool.recycle(copy);
+                return Err(DropReason::NoSession);
+            }
+            self.begin(chosen.begin, turn);
             return Ok(());
+        };
+        if chosen.begin.is_some() {
+            self.begin(chosen.begin, turn);
         }
-        let mut encap = prepared.encap;
-        encap.set_destination(mac);
+        let entry = self.peers.tunnel_mut(ready).ok_or(DropReason::NoSession)?;
         encap.set_ecn(headers.ecn());
-        seal(peer, encap, frame, headers, mtu, &mut self.train, turn)
+        seal(entry, encap, frame, headers, mtu, &mut self.train, turn)
+    }
+
+    /// The MAC address behind a foreign peer, and its place in the cache. `None`: it was asked for, and the packet waits.
+    fn neighbour(
+        &mut self,
+        to: &Outbound,
+        hint: u32,
+        frame: &Frame,
+        headers: &Headers,
+        turn: &mut Turn<'_, impl Egress>,
+    ) -> Result<Option<(MacAddr, u32)>, DropReason> {
+        let key = NeighbourKey {
+            vni: to.vni,
+            address: headers.destination,
+        };
+        match self
+            .neighbours
+            .look_up(key, headers.source, to.peer, hint, turn.now)
+        {
+            Lookup::Known(mac, place) => Ok(Some((mac, place))),
+            Lookup::Unknown(question) => {
+                // The look-up may have evicted an entry in which packets waited.
+                self.recycle_given_up();
+                let waits = self.wait_for_neighbour(&key, frame);
+                if let Some(asked) = question {
+                    self.ask_neighbour(&asked, turn);
+                }
+                waits.map(|()| None)
+            }
+        }
+    }
+
+    /// Asks a tunnel's far end for a session, unless that is under way.
+    fn begin(&mut self, place: Option<TunnelPlace>, turn: &mut Turn<'_, impl Egress>) {
+        if let Some(entry) = place.and_then(|place| self.peers.tunnel_mut(place)) {
+            initiate(entry, turn, &mut self.counters);
+        }
     }
 
     fn wait_for_neighbour(&mut self, key: &NeighbourKey, frame: &Frame) -> Result<(), DropReason> {
@@ -127,11 +157,16 @@ impl Shard {
     ) {
         for (vni, frame) in waiting {
             let sent = Headers::parse(frame.packet()).and_then(|headers| {
-                if turn.policy.leads_to_peer(vni, &headers, peer) {
-                    self.send_to_peer(peer, vni, None, &frame, &headers, turn)
-                } else {
-                    Err(DropReason::NoPeer)
+                if !turn.policy.leads_to_peer(vni, &headers, peer) {
+                    return Err(DropReason::NoPeer);
                 }
+                let outbound = Outbound {
+                    peer,
+                    vni,
+                    home: super::from_port::home_of(vni, &headers, frame.packet()),
+                    flow: None,
+                };
+                self.send_to_peer(&outbound, &frame, &headers, turn)
             });
             if let Err(reason) = sent {
                 self.counters.drop(reason);
@@ -157,7 +192,11 @@ impl Shard {
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
         };
         if let Some(length) = length {
-            self.send_frame(asked.peer, asked.key.vni, &frame[..length], turn);
+            // A foreign peer has one lane.
+            let tunnel = self.peers.choose(asked.peer, 0, turn.now);
+            if let Ok(Some(place)) = tunnel.map(|chosen| chosen.ready.or(chosen.begin)) {
+                self.send_frame(place, asked.key.vni, &frame[..length], turn);
+            }
         }
     }
 
@@ -165,22 +204,24 @@ impl Shard {
     /// it will be asked again.
     pub(super) fn send_frame(
         &mut self,
-        peer: PeerId,
+        place: TunnelPlace,
         vni: Vni,
         frame: &[u8],
         turn: &mut Turn<'_, impl Egress>,
     ) {
-        let Some(peer) = self.peers.get_mut(peer) else {
+        let Some(entry) = self.peers.tunnel_mut(place) else {
             return;
         };
-        if !peer.tunnel.is_ready() {
-            initiate(peer, turn, &mut self.counters);
+        let Some(peer) = turn.policy.peer(entry.peer) else {
+            return;
+        };
+        if !entry.tunnel.is_ready() {
+            initiate(entry, turn, &mut self.counters);
             return;
         }
-        let own = crate::plan::vtep_address(turn.policy.ordinal());
         let mut encap = Encap::new(
-            own,
-            peer.vtep,
+            vtep_address(turn.policy.ordinal()),
+            vtep_address(peer.ordinal),
             vni,
             MacAddr::BROADCAST,
             vxlan::EtherType::Arp,
@@ -198,7 +239,7 @@ impl Shard {
         plain[..headers.len()].copy_from_slice(headers);
         plain[headers.len()..length].copy_from_slice(frame);
         let mut datagram = [0; SHORT_DATAGRAM + DATA_OVERHEAD];
-        let sealed = peer.tunnel.seal(
+        let sealed = entry.tunnel.seal(
             &Train {
                 bytes: plain,
                 stride: padded,
@@ -206,13 +247,13 @@ impl Shard {
             &mut datagram,
             turn.now,
         );
-        send_datagram(peer, &datagram[..sealed.bytes], turn.egress, &mut self.counters);
+        send_datagram(entry, &datagram[..sealed.bytes], turn.egress, &mut self.counters);
     }
 }
 
 /// Cuts, wraps and seals a packet, train by train, into the socket's batch.
 fn seal(
-    peer: &mut Peer,
+    entry: &mut TunnelEntry,
     mut encap: Encap,
     frame: &Frame,
     headers: &Headers,
@@ -221,8 +262,8 @@ fn seal(
     turn: &mut Turn<'_, impl Egress>,
 ) -> Result<(), DropReason> {
     let route = Route {
-        lane: LaneKind::Foreign,
-        endpoint: peer.endpoint.ok_or(DropReason::NoEndpoint)?,
+        lane: entry.lane,
+        endpoint: entry.endpoint.ok_or(DropReason::NoEndpoint)?,
         ecn: headers.ecn(),
     };
     let mut segments = Segments::new(frame.packet(), headers, frame.offload)?;
@@ -254,10 +295,10 @@ fn seal(
             segments.write_next(&mut room[Encap::LENGTH..]);
             room[Encap::LENGTH + length..].fill(0);
             used += room.len();
-            peer.traffic.sent_packets += 1;
-            peer.traffic.sent_bytes += length as u64;
+            entry.traffic.sent_packets += 1;
+            entry.traffic.sent_bytes += length as u64;
         }
-        let sealed = peer.tunnel.seal(
+        let sealed = entry.tunnel.seal(
             &Train {
                 bytes: &train.0[..used],
                 stride,
@@ -273,44 +314,50 @@ fn seal(
     Ok(())
 }
 
-/// Begins a handshake with a peer unless one is under way.
-pub(super) fn initiate(peer: &mut Peer, turn: &mut Turn<'_, impl Egress>, counters: &mut Counters) {
-    if peer.endpoint.is_none() {
+/// Begins a handshake by a tunnel unless one is under way.
+pub(super) fn initiate(entry: &mut TunnelEntry, turn: &mut Turn<'_, impl Egress>, counters: &mut Counters) {
+    if entry.endpoint.is_none() {
         // Only it can begin.
         return;
     }
     let mut out = [0; SHORT_DATAGRAM];
-    let length = peer.tunnel.initiate(&mut out, turn.now);
-    send_datagram(peer, &out[..length], turn.egress, counters);
+    let length = entry.tunnel.initiate(&mut out, turn.now);
+    send_datagram(entry, &out[..length], turn.egress, counters);
 }
 
-/// Does what is due for a peer's session.
-pub(super) fn tick(peer: &mut Peer, turn: &mut Turn<'_, impl Egress>, counters: &mut Counters) {
+/// Does what is due for a tunnel's session.
+pub(super) fn tick(entry: &mut TunnelEntry, turn: &mut Turn<'_, impl Egress>, counters: &mut Counters) {
     let mut out = [0; SHORT_DATAGRAM];
-    let length = peer.tunnel.tick(&mut out, turn.now);
-    send_datagram(peer, &out[..length], turn.egress, counters);
+    let length = entry.tunnel.tick(&mut out, turn.now);
+    send_datagram(entry, &out[..length], turn.egress, counters);
 }
 
-/// Sends one datagram to where the peer is; nothing when it is empty.
-pub(super) fn send_datagram(peer: &Peer, datagram: &[u8], egress: &mut impl Egress, counters: &mut Counters) {
+/// Sends one datagram to where a tunnel's far end is; nothing when it is empty.
+pub(super) fn send_datagram(
+    entry: &TunnelEntry,
+    datagram: &[u8],
+    egress: &mut impl Egress,
+    counters: &mut Counters,
+) {
     if datagram.is_empty() {
         return;
     }
-    match peer.endpoint {
-        Some(endpoint) => send_to(endpoint, datagram, egress, counters),
+    match entry.endpoint {
+        Some(endpoint) => send_to(entry.lane, endpoint, datagram, egress, counters),
         None => counters.drop(DropReason::NoEndpoint),
     }
 }
 
 /// Sends one datagram.
 pub(super) fn send_to(
-    endpoint: std::net::SocketAddr,
+    lane: LaneKind,
+    endpoint: SocketAddr,
     datagram: &[u8],
     egress: &mut impl Egress,
     counters: &mut Counters,
 ) {
     let route = Route {
-        lane: LaneKind::Foreign,
+        lane,
         endpoint,
         ecn: Ecn::NotCapable,
     };

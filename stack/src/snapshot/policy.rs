@@ -6,7 +6,7 @@
 use crate::drop::DropReason;
 use crate::flow::{Answer, Arrival, Hop, Verdict};
 use crate::plan::{
-    HostOrdinal, Instance, Mtu, Network, NetworkNumbers, PeerId, PeerNetworks, Plan, PortId, Vni,
+    HostOrdinal, Instance, Mtu, Network, NetworkNumbers, PeerId, PeerNetworks, Plan, PortId, Reach, Vni,
 };
 use crate::wire::{Endpoints, Headers, protocol};
 use foldhash::fast::FixedState;
@@ -113,6 +113,9 @@ pub struct PeerEntry {
     pub networks: PeerNetworks,
     /// Largest inner packet towards it.
     pub mtu: Mtu,
+    /// Whether it is a host of the site. If so, MAC addresses behind it follow from IP addresses, and flows with it live
+    /// where their homes are; those with a foreign peer live on shard 0, which has its lane.
+    pub of_site: bool,
 }
 
 fn peer_entries(plan: &Plan) -> Vec<(PeerId, PeerEntry)> {
@@ -120,6 +123,7 @@ fn peer_entries(plan: &Plan) -> Vec<(PeerId, PeerEntry)> {
         ordinal: peer.ordinal,
         networks: peer.networks.clone(),
         mtu: peer.mtu,
+        of_site: matches!(peer.reach, Reach::Site(_)),
     };
     plan.peers.iter().map(|peer| (peer.id, entry(peer))).collect()
 }
@@ -237,6 +241,20 @@ impl Policy {
             network.instance(headers.source).is_some()
                 && network.covers(headers.destination)
                 && owner.and_then(|ordinal| network.peer_of(ordinal)) == Some(peer)
+        })
+    }
+
+    /// Whether packets between these addresses go to a foreign peer, or come from one.
+    pub fn meets_foreign_peer(&self, vni: Vni, endpoints: &Endpoints) -> bool {
+        let is_foreign = |network: &NetworkEntry, address| {
+            let peer = network
+                .owner(address)
+                .and_then(|ordinal| network.peer_of(ordinal));
+            peer.and_then(|peer| self.peer(peer))
+                .is_some_and(|entry| !entry.of_site)
+        };
+        self.network(vni).is_some_and(|network| {
+            is_foreign(network, endpoints.destination) || is_foreign(network, endpoints.source)
         })
     }
 

@@ -54,10 +54,10 @@ impl Direction {
 /// The canonical five-tuple and the network: equal for both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowKey {
-    vni: Vni,
-    protocol: u8,
-    low: (u128, u16),
-    high: (u128, u16),
+    pub(super) vni: Vni,
+    pub(super) protocol: u8,
+    pub(super) low: (u128, u16),
+    pub(super) high: (u128, u16),
 }
 
 impl FlowKey {

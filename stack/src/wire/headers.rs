@@ -101,6 +101,8 @@ pub struct Headers {
     pub dont_fragment: bool,
     /// The transport.
     pub transport: Transport,
+    /// Which datagram a fragment is part of (RFC 791 §3.1, RFC 8200 §4.5); 0 when it is no fragment.
+    pub identification: u32,
     /// Where the transport header starts.
     pub transport_offset: usize,
     /// Where the payload starts: the length of all headers.
@@ -146,6 +148,7 @@ impl Headers {
             hop_limit: header[8],
             dont_fragment: fragment & 0x4000 != 0,
             transport: Transport::Fragment,
+            identification: 0,
             transport_offset: IPV4_HEADER,
             payload_offset: IPV4_HEADER,
             total_length,
@@ -156,6 +159,8 @@ impl Headers {
         }
         if fragment & 0x3fff == 0 {
             headers.parse_transport(&packet[..total_length])?;
+        } else {
+            headers.identification = u32::from(u16::from_be_bytes([header[4], header[5]]));
         }
         Ok(headers)
     }
@@ -179,6 +184,7 @@ impl Headers {
             hop_limit: header[7],
             dont_fragment: true,
             transport: Transport::Fragment,
+            identification: 0,
             transport_offset: IPV6_HEADER,
             payload_offset: IPV6_HEADER,
             total_length,
@@ -192,6 +198,7 @@ impl Headers {
                 return Err(DropReason::Malformed);
             }
             headers.protocol = fragment[0];
+            headers.identification = u32::from_be_bytes([fragment[4], fragment[5], fragment[6], fragment[7]]);
             headers.transport_offset += IPV6_FRAGMENT_HEADER;
             headers.payload_offset = headers.transport_offset;
         } else if IPV6_UNSUPPORTED.contains(&headers.protocol) {

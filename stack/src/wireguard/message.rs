@@ -1,8 +1,6 @@
 //! The four messages of WireGuard, told apart by type and length (§5.4.2–5.4.7 of the paper) before anything in them
 //! is believed.
 
-use crate::plan::PeerId;
-
 /// Length of a handshake initiation (§5.4.2).
 pub const INITIATION_LENGTH: usize = 148;
 /// Length of a handshake response (§5.4.3).
@@ -16,27 +14,51 @@ pub(super) const DATA_HEADER: usize = 16;
 pub(super) const TAG: usize = 16;
 /// Type byte and three reserved zero bytes, as one little-endian number.
 pub(super) const TYPE_DATA: u32 = 4;
-const TYPE_INITIATION: u32 = 1;
-const TYPE_RESPONSE: u32 = 2;
-const TYPE_COOKIE_REPLY: u32 = 3;
+pub(super) const TYPE_INITIATION: u32 = 1;
+pub(super) const TYPE_RESPONSE: u32 = 2;
+pub(super) const TYPE_COOKIE_REPLY: u32 = 3;
 /// Reject-After-Messages (§6.1): no counter of a session reaches it.
-const COUNTER_LIMIT: u64 = u64::MAX - (1 << 13);
-/// Bits of a receiver index that number the sessions of one tunnel, as boringtun composes it.
-const SESSION_BITS: u32 = 8;
+pub(super) const COUNTER_LIMIT: u64 = u64::MAX - (1 << 13);
+/// Bits of a receiver index that number the sessions of one tunnel.
+const TURN_BITS: u32 = 8;
 
-/// The number by which a receiver knows a session: its peer, and the session's turn.
+/// The number of a tunnel on its lane, 24 bits. It should be random: who doesn't listen can't name a session then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TunnelIndex(u32);
+
+impl TunnelIndex {
+    /// How many there are.
+    pub const COUNT: u32 = 1 << (u32::BITS - TURN_BITS);
+
+    /// The index made of the lowest 24 bits of a number.
+    pub const fn from_low_bits(number: u32) -> Self {
+        Self(number % Self::COUNT)
+    }
+
+    /// Its number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// The number by which a receiver knows a session: its tunnel, and the session's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReceiverIndex(u32);
 
 impl ReceiverIndex {
-    /// The first number of a peer.
-    pub const fn of(peer: PeerId) -> Self {
-        Self(peer.0 << SESSION_BITS)
+    /// The first number of a tunnel.
+    pub const fn of(tunnel: TunnelIndex) -> Self {
+        Self(tunnel.0 << TURN_BITS)
     }
 
-    /// The peer whose tunnel it belongs to, if there is one.
-    pub const fn peer(self) -> PeerId {
-        PeerId(self.0 >> SESSION_BITS)
+    /// The number of the same tunnel with this turn.
+    pub(super) fn in_turn(self, turn: u8) -> Self {
+        Self(Self::of(self.tunnel()).0 | u32::from(turn))
+    }
+
+    /// The tunnel that it belongs to, if there is one.
+    pub const fn tunnel(self) -> TunnelIndex {
+        TunnelIndex(self.0 >> TURN_BITS)
     }
 
     /// The number as it stands in a message.
@@ -165,11 +187,11 @@ mod tests {
             Message::classify(&bytes),
             Some(Message::Data { receiver, counter: 7 })
         );
-        assert_eq!(receiver.peer(), PeerId(0x01_0203));
+        assert_eq!(receiver.tunnel(), TunnelIndex(0x01_0203));
 
         let mut bytes = datagram(2, 92);
-        bytes[8..12].copy_from_slice(&ReceiverIndex::of(PeerId(9)).get().to_le_bytes());
-        let receiver = ReceiverIndex::of(PeerId(9));
+        bytes[8..12].copy_from_slice(&ReceiverIndex::of(TunnelIndex(9)).get().to_le_bytes());
+        let receiver = ReceiverIndex::of(TunnelIndex(9));
         assert_eq!(Message::classify(&bytes), Some(Message::Response { receiver }));
     }
 

@@ -10,29 +10,37 @@
 //! The walk out: [`Tunnel::is_ready`], else [`Tunnel::initiate`] and the caller keeps the packet; then
 //! [`Tunnel::seal`], a whole [`Train`] at once into the buffer that the socket sends. A tunnel queues no packet.
 //!
-//! A tunnel is one (peer, own lane, remote lane): owned by one shard, never shared. All of boringtun stands behind
-//! [`Tunnel`], with the clock and the random source that it reads for itself.
+//! A tunnel is one (peer, own lane, remote lane): owned by one shard, never shared. The handshake is snow's, the cipher
+//! of sessions is ring's; what is between is here.
 
-mod boring;
+mod cookie;
+mod handshake;
 mod lane;
+mod limits;
 mod message;
+mod noise;
 mod peers;
 mod plain;
+mod replay;
+mod session;
+mod timers;
+mod tunnels;
 
-pub use boring::BoringTunnel;
 pub use lane::{Admission, Lane};
 pub use message::{
     COOKIE_REPLY_LENGTH, DATA_OVERHEAD, INITIATION_LENGTH, Message, RESPONSE_LENGTH, ReceiverIndex,
+    TunnelIndex,
 };
-pub use peers::{Peer, Peers, WAITING_FOR_SESSION};
+pub use noise::NoiseTunnel;
+pub use peers::{Chosen, Installed, Peers, WAITING_FOR_SESSION};
 pub use plain::PlainTunnel;
+pub use tunnels::{TunnelEntry, TunnelPlace};
 
 use crate::drop::DropReason;
 use crate::time::Instant;
 use std::time::Duration;
 
-/// How often [`Tunnel::tick`] wants to be called: boringtun's timers move only there, and its own time stands still
-/// in between.
+/// How often [`Tunnel::tick`] wants to be called: what is due by §6 is that much late at most.
 pub const TICK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Plaintext packets of equal stride in one buffer; the last may be shorter. Each is an IP packet (§5.4.6), padded or
@@ -113,6 +121,12 @@ pub trait Tunnel: Send {
 
     /// Round trip of the last handshake that this end began.
     fn rtt(&self) -> Option<Duration>;
+
+    /// Datagrams of the session in use that never arrived here, of 1000; `None` without a session, or when nobody
+    /// counts.
+    fn loss_permille(&self) -> Option<u16> {
+        None
+    }
 }
 
 #[cfg(test)]

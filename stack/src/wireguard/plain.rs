@@ -1,22 +1,21 @@
 //! A tunnel without a cipher, for tests and benches: the lengths and the framing of WireGuard, and nothing secret.
 
-use super::message::{DATA_HEADER, Message, ReceiverIndex, TAG, TYPE_DATA, ip_length};
+use super::message::{DATA_HEADER, Message, ReceiverIndex, TAG, TYPE_DATA, TunnelIndex, ip_length};
 use super::{DATA_OVERHEAD, HandshakeOutcome, Opened, Sealed, Train, Tunnel};
 use crate::drop::DropReason;
-use crate::plan::PeerId;
 use crate::time::Instant;
 use std::time::Duration;
 
 /// Always ready, never handshakes, authenticates nothing.
 pub struct PlainTunnel {
-    own: PeerId,
-    remote: PeerId,
+    own: TunnelIndex,
+    remote: TunnelIndex,
     counter: u64,
 }
 
 impl PlainTunnel {
     /// A tunnel that this end knows as `own` and the far end as `remote`.
-    pub fn new(own: PeerId, remote: PeerId) -> Self {
+    pub fn new(own: TunnelIndex, remote: TunnelIndex) -> Self {
         Self {
             own,
             remote,
@@ -56,7 +55,7 @@ impl Tunnel for PlainTunnel {
             return Opened::Drop(DropReason::NotWireguard);
         };
         let plaintext = &datagram[DATA_HEADER..datagram.len() - TAG];
-        if receiver.peer() != self.own {
+        if receiver.tunnel() != self.own {
             return Opened::Drop(DropReason::Unauthenticated);
         }
         if plaintext.is_empty() {

@@ -1,15 +1,26 @@
-//! Two tunnels and the datagrams between them. What takes time needs the mocked clock (`--features simulation`).
+//! Two tunnels and the datagrams between them.
+
+mod gaps;
+mod other;
 
 use super::*;
-use crate::plan::{PeerId, PresharedKey, PrivateKey};
-use std::net::{IpAddr, Ipv4Addr};
+use crate::plan::{PresharedKey, PrivateKey};
+use std::net::SocketAddr;
 
-const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const NOW: Instant = Instant::ZERO;
 
 struct End {
     lane: Lane,
-    tunnel: BoringTunnel,
+    tunnel: NoiseTunnel,
+    now: Instant,
+}
+
+fn source(last: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, last], 51_820))
+}
+
+fn index(number: u32) -> TunnelIndex {
+    TunnelIndex::from_low_bits(number)
 }
 
 fn pair_with(keepalive: Option<u16>, preshared: [Option<PresharedKey>; 2]) -> [End; 2] {
@@ -22,8 +33,9 @@ fn pair_with(keepalive: Option<u16>, preshared: [Option<PresharedKey>; 2]) -> [E
             .zip(preshared)
             .zip([7, 9])
             .map(|(((lane, key), preshared), id)| End {
-                tunnel: BoringTunnel::new(&lane, PeerId(id), &key, preshared.as_ref(), keepalive, NOW),
+                tunnel: NoiseTunnel::new(&lane, index(id), &key, preshared.as_ref(), keepalive, NOW),
                 lane,
+                now: NOW,
             });
     [ends.next().unwrap(), ends.next().unwrap()]
 }
@@ -35,13 +47,13 @@ fn pair() -> [End; 2] {
 impl End {
     fn initiate(&mut self) -> Vec<u8> {
         let mut out = [0; 256];
-        let length = self.tunnel.initiate(&mut out, NOW);
+        let length = self.tunnel.initiate(&mut out, self.now);
         out[..length].to_vec()
     }
 
     fn handshake(&mut self, datagram: &[u8]) -> (HandshakeOutcome, Vec<u8>) {
         let mut out = [0; 256];
-        let outcome = self.tunnel.handle_handshake(datagram, &mut out, NOW);
+        let outcome = self.tunnel.handle_handshake(datagram, &mut out, self.now);
         let length = match outcome {
             HandshakeOutcome::Reply(length) | HandshakeOutcome::Established { reply: length } => length,
             HandshakeOutcome::Nothing | HandshakeOutcome::Drop(_) => 0,
@@ -51,7 +63,7 @@ impl End {
 
     fn open(&mut self, datagram: &[u8]) -> (Opened, Vec<u8>) {
         let mut out = vec![0; 2048];
-        let opened = self.tunnel.open(datagram, &mut out, NOW);
+        let opened = self.tunnel.open(datagram, &mut out, self.now);
         if let Opened::Packet(length) = opened {
             out.truncate(length);
         }
@@ -60,7 +72,7 @@ impl End {
 
     fn seal(&mut self, bytes: &[u8], stride: usize) -> Vec<Vec<u8>> {
         let mut out = vec![0; bytes.len() + 64 * DATA_OVERHEAD];
-        let sealed = self.tunnel.seal(&Train { bytes, stride }, &mut out, NOW);
+        let sealed = self.tunnel.seal(&Train { bytes, stride }, &mut out, self.now);
         assert_eq!(sealed.packets, bytes.len().div_ceil(stride));
         out[..sealed.bytes]
             .chunks(stride + DATA_OVERHEAD)
@@ -107,7 +119,7 @@ fn a_train_arrives_packet_by_packet_without_its_padding() {
     assert_eq!(datagrams.iter().map(Vec::len).collect::<Vec<_>>(), [128, 128, 73]);
     for (datagram, packet) in datagrams.iter().zip([&whole, &whole, &last]) {
         assert!(
-            matches!(Message::classify(datagram), Some(Message::Data { receiver, .. }) if receiver.peer() == PeerId(9))
+            matches!(Message::classify(datagram), Some(Message::Data { receiver, .. }) if receiver.tunnel() == index(9))
         );
         assert_eq!(
             ends[1].open(datagram),
@@ -234,56 +246,32 @@ fn the_lane_names_who_knocks() {
     let mut out = [0; 64];
     let key = first.lane.public_key();
     assert_eq!(
-        second.lane.admit(SOURCE, &initiation, &mut out, NOW),
+        second.lane.admit(source(1), &initiation, &mut out, NOW),
         Admission::Initiation(key)
     );
     let (_, response) = second.handshake(&initiation);
     assert_eq!(
-        first.lane.admit(SOURCE, &response, &mut out, NOW),
+        first.lane.admit(source(1), &response, &mut out, NOW),
         Admission::Answer
     );
     assert_eq!(
-        second.lane.admit(SOURCE, &response, &mut out, NOW),
+        second.lane.admit(source(1), &response, &mut out, NOW),
         Admission::Drop(DropReason::Unauthenticated),
         "its first MAC is for the other end"
     );
     let mut forged = initiation;
     forged[50] ^= 1;
     assert_eq!(
-        second.lane.admit(SOURCE, &forged, &mut out, NOW),
+        second.lane.admit(source(1), &forged, &mut out, NOW),
         Admission::Drop(DropReason::Unauthenticated)
     );
 }
 
 #[test]
-fn a_flood_is_answered_with_cookies_that_open_the_door() {
-    let [mut first, mut second] = pair();
-    let initiation = first.initiate();
-    let mut out = [0; 64];
-    let mut admitted = 0;
-    let cookie = loop {
-        match second.lane.admit(SOURCE, &initiation, &mut out, NOW) {
-            Admission::Initiation(_) => admitted += 1,
-            Admission::CookieReply(length) => break out[..length].to_vec(),
-            other => panic!("{other:?}"),
-        }
-    };
-    assert_eq!(admitted, 256);
-    assert!(
-        matches!(Message::classify(&cookie), Some(Message::CookieReply { receiver }) if receiver.peer() == PeerId(7))
-    );
-    assert_eq!(
-        first.lane.admit(SOURCE, &cookie, &mut [0; 64], NOW),
-        Admission::Answer
-    );
-    assert_eq!(first.handshake(&cookie).0, HandshakeOutcome::Nothing);
-}
-
-#[test]
 fn a_tunnel_without_a_cipher_has_the_lengths_of_a_real_one() {
     let (mut near, mut far) = (
-        PlainTunnel::new(PeerId(7), PeerId(9)),
-        PlainTunnel::new(PeerId(9), PeerId(7)),
+        PlainTunnel::new(index(7), index(9)),
+        PlainTunnel::new(index(9), index(7)),
     );
     let mut ends = pair();
     establish(&mut ends);
@@ -307,7 +295,7 @@ fn a_tunnel_without_a_cipher_has_the_lengths_of_a_real_one() {
     );
     for (plain, real) in out[..plain.bytes].chunks(96 + DATA_OVERHEAD).zip(&sealed) {
         let receiver = |datagram| match Message::classify(datagram) {
-            Some(Message::Data { receiver, .. }) => receiver.peer(),
+            Some(Message::Data { receiver, .. }) => receiver.tunnel(),
             other => panic!("{other:?}"),
         };
         assert_eq!((receiver(plain), plain.len()), (receiver(real), real.len()));
@@ -323,101 +311,157 @@ fn a_tunnel_without_a_cipher_has_the_lengths_of_a_real_one() {
     }
 }
 
-#[cfg(feature = "simulation")]
-mod over_time {
-    use super::*;
-    use mock_instant::MockClock;
-
-    /// Lets `seconds` go by in ticks; datagrams of the first end's ticks are given to `deliver`.
-    fn pass(end: &mut End, clock: &mut Instant, seconds: u64, mut deliver: impl FnMut(&mut End, Vec<u8>)) {
-        for _ in 0..seconds * 4 {
-            MockClock::advance(TICK_INTERVAL);
-            *clock = *clock + TICK_INTERVAL;
-            let mut out = [0; 256];
-            let length = end.tunnel.tick(&mut out, *clock);
-            if length > 0 {
-                deliver(end, out[..length].to_vec());
-            }
+/// Lets `seconds` go by in ticks; datagrams of the end's ticks are given to `deliver`.
+fn pass(end: &mut End, seconds: u64, mut deliver: impl FnMut(&mut End, Vec<u8>)) {
+    for _ in 0..seconds * 4 {
+        let datagram = tick(end);
+        if !datagram.is_empty() {
+            deliver(end, datagram);
         }
     }
+}
 
-    #[test]
-    fn a_peer_that_never_answers_is_asked_again_by_the_next_packet() {
-        let [mut first, _] = pair();
-        let mut clock = NOW;
-        assert_eq!(first.initiate().len(), INITIATION_LENGTH);
-        let mut asked = 0;
-        pass(&mut first, &mut clock, 85, |_, datagram| {
-            assert_eq!(datagram.len(), INITIATION_LENGTH);
-            asked += 1;
-        });
-        assert!((14..=17).contains(&asked), "{asked} in 85 s");
-        pass(&mut first, &mut clock, 10, |_, _| {});
-        pass(&mut first, &mut clock, 600, |_, _| {
-            panic!("silent until somebody wants to send")
-        });
-        assert_eq!(first.initiate().len(), INITIATION_LENGTH);
-        pass(&mut first, &mut clock, 6, |_, _| asked += 1);
-        assert!(asked > 15);
-    }
+fn tick(end: &mut End) -> Vec<u8> {
+    end.now = end.now + TICK_INTERVAL;
+    let mut out = [0; 256];
+    let length = end.tunnel.tick(&mut out, end.now);
+    out[..length].to_vec()
+}
 
-    #[test]
-    fn a_keepalive_keeps_asking_for_ever() {
-        let [mut first, _] = pair_with(Some(25), [None, None]);
-        let mut clock = NOW;
-        let mut last = NOW;
-        let mut asked = 0;
-        for _ in 0..3600 {
-            pass(&mut first, &mut clock, 1, |_, _| asked += 1);
-            if asked > 0 {
-                last = clock;
-                asked = 0;
-            }
-            assert!(clock.saturating_since(last) <= Duration::from_secs(30));
+#[test]
+fn a_peer_that_never_answers_is_asked_again_by_the_next_packet() {
+    let [mut first, _] = pair();
+    assert_eq!(first.initiate().len(), INITIATION_LENGTH);
+    let mut asked = 0;
+    pass(&mut first, 85, |_, datagram| {
+        assert_eq!(datagram.len(), INITIATION_LENGTH);
+        asked += 1;
+    });
+    assert!((14..=17).contains(&asked), "{asked} in 85 s");
+    pass(&mut first, 10, |_, _| {});
+    pass(&mut first, 600, |_, _| {
+        panic!("silent until somebody wants to send")
+    });
+    assert_eq!(first.initiate().len(), INITIATION_LENGTH);
+    pass(&mut first, 6, |_, _| asked += 1);
+    assert!(asked > 15);
+}
+
+#[test]
+fn a_keepalive_keeps_asking_for_ever() {
+    let [mut first, _] = pair_with(Some(25), [None, None]);
+    let mut last = NOW;
+    let mut asked = 0;
+    for _ in 0..3600 {
+        pass(&mut first, 1, |_, _| asked += 1);
+        if asked > 0 {
+            last = first.now;
+            asked = 0;
         }
+        assert!(first.now.saturating_since(last) <= Duration::from_secs(30));
     }
+}
 
-    #[test]
-    fn a_keepalive_goes_out_on_an_idle_session() {
-        let mut ends = pair_with(Some(25), [None, None]);
-        establish(&mut ends);
-        let [first, second] = &mut ends;
-        let mut clock = NOW;
-        let mut heard = 0;
-        pass(first, &mut clock, 100, |_, datagram| {
-            assert_eq!(second.open(&datagram).0, Opened::Keepalive);
-            heard += 1;
-        });
-        assert!((3..=5).contains(&heard), "{heard} in 100 s");
-    }
+#[test]
+fn a_keepalive_goes_out_on_an_idle_session() {
+    let mut ends = pair_with(Some(25), [None, None]);
+    establish(&mut ends);
+    let [first, second] = &mut ends;
+    let mut heard = 0;
+    pass(first, 100, |_, datagram| {
+        assert_eq!(second.open(&datagram).0, Opened::Keepalive);
+        heard += 1;
+    });
+    assert!((3..=5).contains(&heard), "{heard} in 100 s");
+}
 
-    #[test]
-    fn keys_are_changed_after_two_minutes_without_a_lost_packet() {
-        let mut ends = pair();
-        establish(&mut ends);
-        let [first, second] = &mut ends;
-        let mut clock = NOW;
-        let mut changed_at = None;
-        for second_number in 0..300_u64 {
-            pass(first, &mut clock, 1, |end, datagram| {
-                if datagram.len() == INITIATION_LENGTH {
-                    let (_, response) = second.handshake(&datagram);
-                    let (outcome, keepalive) = end.handshake(&response);
-                    assert!(matches!(outcome, HandshakeOutcome::Established { .. }));
-                    assert_eq!(second.open(&keepalive).0, Opened::Keepalive);
-                    changed_at.get_or_insert(second_number);
+#[test]
+fn a_packet_that_nothing_is_sent_back_for_is_acknowledged_after_ten_seconds() {
+    let mut ends = pair();
+    establish(&mut ends);
+    let sealed = ends[0].seal(&packet(64), 64);
+    assert_eq!(ends[1].open(&sealed[0]).0, Opened::Packet(64));
+    let mut at = Vec::new();
+    pass(&mut ends[1], 100, |end, datagram| {
+        assert_eq!(datagram.len(), DATA_OVERHEAD);
+        at.push(end.now);
+    });
+    assert_eq!(at, [NOW + Duration::from_secs(10)]);
+}
+
+#[test]
+fn a_session_that_nobody_answers_in_is_made_anew_after_fifteen_seconds() {
+    let mut ends = pair();
+    establish(&mut ends);
+    ends[0].seal(&packet(64), 64);
+    let mut at = None;
+    pass(&mut ends[0], 16, |end, datagram| {
+        assert_eq!(datagram.len(), INITIATION_LENGTH);
+        at.get_or_insert(end.now);
+    });
+    assert_eq!(at, Some(NOW + Duration::from_secs(15)));
+}
+
+/// Both ends send one packet to each other every second, `seconds` long: the seconds in which keys were changed.
+fn talk([first, second]: &mut [End; 2], seconds: u64) -> Vec<u64> {
+    let mut changed = Vec::new();
+    for number in 0..seconds {
+        for _ in 0..4 {
+            let datagrams = [tick(first), tick(second)];
+            for (from, datagram) in datagrams.into_iter().enumerate() {
+                let (near, far) = if from == 0 {
+                    (&mut *first, &mut *second)
+                } else {
+                    (&mut *second, &mut *first)
+                };
+                match datagram.len() {
+                    0 => {}
+                    INITIATION_LENGTH => {
+                        let (_, response) = far.handshake(&datagram);
+                        let (outcome, keepalive) = near.handshake(&response);
+                        assert!(matches!(outcome, HandshakeOutcome::Established { .. }));
+                        assert_eq!(far.open(&keepalive).0, Opened::Keepalive);
+                        changed.push(number);
+                    }
+                    _ => assert_eq!(far.open(&datagram).0, Opened::Keepalive),
                 }
-            });
-            let mut out = [0; 256];
-            second.tunnel.tick(&mut out, clock);
-            for (from, to) in [(0, 1), (1, 0)] {
-                let sealed = [&mut *first, &mut *second][from].seal(&packet(64), 64);
-                assert_eq!(
-                    [&mut *first, &mut *second][to].open(&sealed[0]).0,
-                    Opened::Packet(64)
-                );
             }
         }
-        assert!(matches!(changed_at, Some(119..=121)), "{changed_at:?}");
+        let sealed = first.seal(&packet(64), 64);
+        assert_eq!(second.open(&sealed[0]).0, Opened::Packet(64));
+        let sealed = second.seal(&packet(64), 64);
+        assert_eq!(first.open(&sealed[0]).0, Opened::Packet(64));
     }
+    changed
+}
+
+#[test]
+fn keys_are_changed_every_two_minutes_without_a_lost_packet() {
+    let mut ends = pair();
+    establish(&mut ends);
+    let changed = talk(&mut ends, 400);
+    assert!(
+        matches!(changed[..], [119..=121, 239..=242, 359..=363]),
+        "{changed:?}"
+    );
+}
+
+#[test]
+fn keys_are_changed_by_who_began_even_if_it_only_listens() {
+    let mut ends = pair();
+    establish(&mut ends);
+    let [first, second] = &mut ends;
+    let mut began = None;
+    for number in 0..140_u64 {
+        pass(first, 1, |_, datagram| {
+            if datagram.len() == INITIATION_LENGTH {
+                began.get_or_insert(number);
+            }
+        });
+        second.now = first.now;
+        let sealed = second.seal(&packet(64), 64);
+        first.open(&sealed[0]);
+    }
+    // A keepalive every ten seconds counts as sent.
+    assert!(matches!(began, Some(119..=131)), "{began:?}");
 }

@@ -1,6 +1,6 @@
 //! One real host, and a peer whose every word is made by hand: a kernel's VTEP, or an attacker with a valid key.
 
-use super::host::Host;
+use super::host::{Host, Socket};
 use super::instance::Instance;
 use super::plans::{Site, key};
 use etherparse::PacketBuilder;
@@ -8,13 +8,15 @@ use mock_instant::MockClock;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use tidegate_stack::drop::DropReason;
-use tidegate_stack::plan::{PeerId, Vni};
+use tidegate_stack::egress::LaneKind;
+use tidegate_stack::plan::Vni;
 use tidegate_stack::shard::Datagrams;
 use tidegate_stack::stats::Report;
 use tidegate_stack::time::Instant;
 use tidegate_stack::wire::{Ecn, MacAddr};
 use tidegate_stack::wireguard::{
-    BoringTunnel, DATA_OVERHEAD, HandshakeOutcome, Lane, Message, Opened, TICK_INTERVAL, Train, Tunnel,
+    DATA_OVERHEAD, HandshakeOutcome, Lane, Message, NoiseTunnel, Opened, TICK_INTERVAL, Train, Tunnel,
+    TunnelIndex,
 };
 
 /// The VTEP addresses of the host and of the far end.
@@ -27,7 +29,7 @@ pub(crate) const VNI_FLAG: u8 = 0x08;
 pub(crate) struct FarEnd {
     pub(crate) site: Site,
     host: Host,
-    tunnel: BoringTunnel,
+    tunnel: NoiseTunnel,
     now: Instant,
 }
 
@@ -40,7 +42,14 @@ impl FarEnd {
         let near = key(0).public_key();
         let mut far_end = Self {
             host: Host::new(&site, 0, 7, now),
-            tunnel: BoringTunnel::new(&lane, PeerId(0x00_beef), &near, None, None, now),
+            tunnel: NoiseTunnel::new(
+                &lane,
+                TunnelIndex::from_low_bits(0x00_beef),
+                &near,
+                None,
+                None,
+                now,
+            ),
             now,
             site,
         };
@@ -60,7 +69,7 @@ impl FarEnd {
     }
 
     pub(crate) fn report(&self) -> Report {
-        self.host.shard.report()
+        self.host.report()
     }
 
     pub(crate) fn drops(&self, reason: DropReason) -> u64 {
@@ -92,13 +101,18 @@ impl FarEnd {
     /// Gives the host a datagram, as its socket would.
     pub(crate) fn arrive(&mut self, bytes: &[u8]) {
         let datagrams = Datagrams {
-            lane: 0,
+            lane: LaneKind::Foreign,
             source: self.site.address(1),
             ecn: Ecn::NotCapable,
             stride: bytes.len().max(1),
             bytes,
         };
-        self.host.handle_lane(datagrams, self.now);
+        let socket = Socket {
+            generation: 1,
+            shard: 0,
+            lane: LaneKind::Foreign,
+        };
+        self.host.handle_lane(socket, datagrams, self.now);
         self.host.flush(self.now);
     }
 
@@ -130,7 +144,7 @@ impl FarEnd {
     pub(crate) fn hear(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         self.host.settle(self.now);
-        while let Some((_, datagram)) = self.host.transmitted() {
+        while let Some((.., datagram)) = self.host.transmitted() {
             let mut out = vec![0; 2048];
             match Message::classify(&datagram).unwrap() {
                 Message::Data { .. } => match self.tunnel.open(&datagram, &mut out, self.now) {

@@ -1,12 +1,12 @@
 //! Two hosts in virtual time: real shards, real WireGuard, real TCP endpoints (smoltcp), simulated links.
 //!
-//! A [`world::World`] owns the clock and jumps from one thing that is due to the next; boringtun's own clock (mocked,
-//! and local to the thread) goes along. It is deterministic in lengths and times, not in bytes: boringtun draws its keys
-//! from the operating system.
+//! A [`world::World`] owns the clock and jumps from one thing that is due to the next. It is deterministic in lengths and
+//! times, not in bytes: handshakes draw their keys from the operating system.
 
 #![expect(dead_code, reason = "every test crate uses its own part of the simulation")]
 #![expect(clippy::unwrap_used, reason = "a test ends at what it didn't expect")]
 
+pub(crate) mod datapath;
 pub(crate) mod far_end;
 pub(crate) mod host;
 pub(crate) mod instance;

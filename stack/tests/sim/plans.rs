@@ -1,9 +1,10 @@
 //! The site of the simulation: two hosts, two applications with identical addresses.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use tidegate_stack::plan::{
-    ForeignReach, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind,
-    NetworkNumbers, Peer, PeerId, PeerNetworks, Plan, PortId, PrivateKey, Reach, derive_vni,
+    ForeignReach, Generation, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind,
+    NetworkNumbers, Peer, PeerId, PeerNetworks, Plan, PortId, PrivateKey, Reach, RemoteLane, derive_vni,
     site_ipv6_prefix,
 };
 
@@ -12,6 +13,34 @@ use tidegate_stack::plan::{
 pub(crate) enum Underlay {
     V4,
     V6,
+}
+
+/// What the hosts are to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Foreign peers, of so many shards.
+    Foreign([u8; 2]),
+    /// Hosts of one site, of so many shards.
+    Shards([u8; 2]),
+}
+
+thread_local! {
+    static SHAPE: Cell<Shape> = const { Cell::new(Shape::Foreign([1, 1])) };
+}
+
+/// Runs a story in sites of a shape: [`Site::default`] has it from then on, on this thread.
+pub(crate) fn shaped(shape: Shape, story: impl FnOnce()) {
+    SHAPE.set(shape);
+    story();
+    SHAPE.set(Shape::Foreign([1, 1]));
+}
+
+/// The datapath starts of a host that its peers have been told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) newest: u64,
+    /// Whether the one before it is told too.
+    pub(crate) former: bool,
 }
 
 /// What the site is like.
@@ -26,6 +55,9 @@ pub(crate) struct Site {
     pub(crate) keepalive: Option<u16>,
     /// The application whose network alone the peers are members of.
     pub(crate) members_of: Option<&'static str>,
+    pub(crate) shape: Shape,
+    /// Per host.
+    pub(crate) told: [Told; 2],
 }
 
 impl Default for Site {
@@ -36,6 +68,11 @@ impl Default for Site {
             offloads: false,
             keepalive: None,
             members_of: None,
+            shape: SHAPE.get(),
+            told: [Told {
+                newest: 1,
+                former: false,
+            }; 2],
         }
     }
 }
@@ -60,7 +97,43 @@ impl Site {
         self.mtu - u16::try_from(self.outer_headers()).unwrap() - 32 - 50
     }
 
-    /// Where a host's lane listens.
+    /// Shards of a host.
+    pub(crate) fn shards(&self, host: usize) -> u8 {
+        match self.shape {
+            Shape::Foreign(shards) | Shape::Shards(shards) => shards[host],
+        }
+    }
+
+    /// Where a host's lane of a datapath start listens.
+    pub(crate) fn lane_address(&self, host: usize, generation: u64, shard: u8) -> SocketAddr {
+        let mut address = self.address(host);
+        address.set_port(address.port() + 1 + 64 * u16::from(generation % 2 == 1) + u16::from(shard));
+        address
+    }
+
+    fn reach(&self, host: usize) -> Reach {
+        if let Shape::Foreign(_) = self.shape {
+            return Reach::Foreign(ForeignReach {
+                public_key: key(host).public_key(),
+                preshared_key: None,
+                endpoint: Some(self.address(host)),
+                keepalive: self.keepalive,
+            });
+        }
+        let Told { newest, former } = self.told[host];
+        let generation = |number| Generation {
+            number,
+            lanes: (0..self.shards(host))
+                .map(|shard| RemoteLane {
+                    public_key: lane_key(host, number, shard).public_key(),
+                    endpoint: self.lane_address(host, number, shard),
+                })
+                .collect(),
+        };
+        Reach::Site((newest - u64::from(former)..=newest).map(generation).collect())
+    }
+
+    /// Where a host's foreign lane listens.
     pub(crate) fn address(&self, host: usize) -> SocketAddr {
         let number = u8::try_from(11 + host).unwrap();
         let ip = match self.underlay {
@@ -105,12 +178,7 @@ impl Site {
                 id: PeerId(1),
                 name: format!("h{}", other + 1),
                 ordinal: ordinal(other),
-                reach: Reach::Foreign(ForeignReach {
-                    public_key: key(other).public_key(),
-                    preshared_key: None,
-                    endpoint: Some(self.address(other)),
-                    keepalive: self.keepalive,
-                }),
+                reach: self.reach(other),
                 networks: self.members_of.map_or(PeerNetworks::All, |application| {
                     PeerNetworks::Only([network(application).vni].into())
                 }),
@@ -126,6 +194,15 @@ impl Site {
 /// A host's static key.
 pub(crate) fn key(host: usize) -> PrivateKey {
     PrivateKey::from_bytes([u8::try_from(host + 1).unwrap(); 32])
+}
+
+/// The key of a lane of a datapath start.
+pub(crate) fn lane_key(host: usize, generation: u64, shard: u8) -> PrivateKey {
+    let mut bytes = [0x40; 32];
+    bytes[0] = u8::try_from(host).unwrap();
+    bytes[1] = u8::try_from(generation).unwrap();
+    bytes[2] = shard;
+    PrivateKey::from_bytes(bytes)
 }
 
 fn ordinal(host: usize) -> HostOrdinal {

@@ -1,10 +1,10 @@
 //! The clock, the hosts, and what is on its way between them.
 
-use super::host::{Host, runs};
+use super::host::{Datagram, Host, Socket, runs};
 use super::instance::Instance;
 use super::link::{Conditions, Link, Tally};
 use super::packets::{Crafted, Packet};
-use super::plans::Site;
+use super::plans::{Shape, Site, Told};
 use mock_instant::MockClock;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -35,7 +35,8 @@ pub(crate) struct World {
     pub(crate) link: Link,
     now: Instant,
     hosts: [Host; 2],
-    addresses: [SocketAddr; 2],
+    /// Where hosts are that moved: their foreign lanes' addresses.
+    moved: [Option<SocketAddr>; 2],
     on_the_way: BTreeMap<(Instant, u64), Arrival>,
     /// Numbers what is on its way, so that equal times keep their order.
     sequence: u64,
@@ -43,7 +44,8 @@ pub(crate) struct World {
 
 struct Arrival {
     host: usize,
-    datagram: (SocketAddr, Ecn, Vec<u8>),
+    socket: Socket,
+    datagram: Datagram,
 }
 
 impl World {
@@ -62,7 +64,7 @@ impl World {
         Self {
             link: Link::new(conditions, SEED),
             now,
-            addresses: [0, 1].map(|host| site.address(host)),
+            moved: [None, None],
             hosts: [0, 1].map(|number| Host::new(&site, number, SEED, now)),
             on_the_way: BTreeMap::new(),
             sequence: 0,
@@ -79,7 +81,7 @@ impl World {
     }
 
     pub(crate) fn report(&self, host: usize) -> Report {
-        self.hosts[host].shard.report()
+        self.hosts[host].report()
     }
 
     /// How many packets a host dropped for a reason.
@@ -107,7 +109,8 @@ impl World {
 
     /// Takes the cipher out of the tunnel between the hosts, so that the wire can be read.
     pub(crate) fn lay_open(&mut self) {
-        self.hosts.iter_mut().for_each(Host::lay_open);
+        let now = self.now;
+        self.hosts.iter_mut().for_each(|host| host.lay_open(now));
     }
 
     /// Puts the plan that the site has for a host in force, changed.
@@ -119,12 +122,48 @@ impl World {
 
     /// A peer is somewhere else from now on: what it sends comes from there, and what is sent there reaches it.
     pub(crate) fn move_host(&mut self, host: usize, address: SocketAddr) {
-        self.addresses[host] = address;
+        self.moved[host] = Some(address);
     }
 
+    pub(crate) fn host(&mut self, host: usize) -> &mut Host {
+        &mut self.hosts[host]
+    }
+
+    /// The datapath dies and another one starts: devices, addresses and connections of instances stay.
     pub(crate) fn restart(&mut self, host: usize) {
-        let now = self.now;
-        self.hosts[host].restart(now);
+        self.hosts[host].end_oldest();
+        self.start_next(host, false);
+        self.hosts[host].switch();
+    }
+
+    /// Another datapath starts, beside the former one or instead of it, and the other host is told.
+    pub(crate) fn start_next(&mut self, host: usize, beside: bool) {
+        let newest = self.site.told[host].newest + 1;
+        self.hosts[host].start(&self.site, newest, self.now);
+        self.tell(
+            host,
+            Told {
+                newest,
+                former: beside,
+            },
+        );
+    }
+
+    /// The former datapath ends, and the other host is told.
+    pub(crate) fn end_former(&mut self, host: usize) {
+        self.hosts[host].end_oldest();
+        let told = Told {
+            former: false,
+            ..self.site.told[host]
+        };
+        self.tell(host, told);
+    }
+
+    fn tell(&mut self, host: usize, told: Told) {
+        self.site.told[host] = told;
+        if let Shape::Shards(_) = self.site.shape {
+            self.change_plan(1 - host, |_| {});
+        }
     }
 
     /// What packets from one instance to another have in common.
@@ -146,8 +185,10 @@ impl World {
     /// Puts a datagram of a stranger on the wire to a host.
     pub(crate) fn knock(&mut self, host: usize, source: SocketAddr, datagram: Vec<u8>) {
         self.sequence += 1;
+        let socket = self.sockets(host).into_iter().next_back().unwrap();
         let arrival = Arrival {
             host,
+            socket,
             datagram: (source, Ecn::NotCapable, datagram),
         };
         self.on_the_way.insert((self.now, self.sequence), arrival);
@@ -194,16 +235,57 @@ impl World {
         self.arrive();
         for number in 0..self.hosts.len() {
             self.hosts[number].settle(self.now);
-            while let Some((route, datagram)) = self.hosts[number].transmitted() {
-                self.carry(number, route.endpoint, route.ecn, datagram);
+            while let Some((socket, route, datagram)) = self.hosts[number].transmitted() {
+                let source = self.address(number, socket);
+                self.carry(source, route.endpoint, route.ecn, datagram);
             }
         }
     }
 
-    fn carry(&mut self, from: usize, endpoint: SocketAddr, ecn: Ecn, datagram: Vec<u8>) {
-        let to = [0, 1].into_iter().find(|host| self.addresses[*host] == endpoint);
-        let Some(to) = to else { return };
-        let source = self.addresses[from];
+    /// The sockets of a host.
+    fn sockets(&self, host: usize) -> Vec<Socket> {
+        let datapaths = self.hosts[host].datapaths.iter();
+        let shards = datapaths.flat_map(|datapath| {
+            (0..)
+                .zip(&datapath.shards)
+                .map(|(shard, _)| (datapath.generation, shard))
+        });
+        let sockets = shards.flat_map(|(generation, shard)| {
+            [LaneKind::Site, LaneKind::Foreign].map(|lane| Socket {
+                generation,
+                shard,
+                lane,
+            })
+        });
+        sockets
+            .filter(|socket| socket.lane == LaneKind::Site || socket.shard == 0)
+            .collect()
+    }
+
+    /// Where a socket is.
+    fn address(&self, host: usize, socket: Socket) -> SocketAddr {
+        let Socket {
+            generation, shard, ..
+        } = socket;
+        let mut address = match socket.lane {
+            LaneKind::Site => self.site.lane_address(host, generation, shard),
+            LaneKind::Foreign => self.site.address(host),
+        };
+        if let Some(moved) = self.moved[host] {
+            let offset = address.port() - self.site.address(host).port();
+            address = SocketAddr::new(moved.ip(), moved.port() + offset);
+        }
+        address
+    }
+
+    fn carry(&mut self, source: SocketAddr, endpoint: SocketAddr, ecn: Ecn, datagram: Vec<u8>) {
+        let found = [0, 1].into_iter().find_map(|host| {
+            let mut sockets = self.sockets(host).into_iter();
+            // Two datapaths hold one foreign lane: it is the newer one's.
+            let socket = sockets.rfind(|socket| self.address(host, *socket) == endpoint)?;
+            Some((host, socket))
+        });
+        let Some((host, socket)) = found else { return };
         let ecn = self.link.conditions.mark.unwrap_or(ecn);
         let headers = self.site.outer_headers();
         for at in self
@@ -214,7 +296,8 @@ impl World {
         {
             self.sequence += 1;
             let arrival = Arrival {
-                host: to,
+                host,
+                socket,
                 datagram: (source, ecn, datagram.clone()),
             };
             self.on_the_way.insert((at, self.sequence), arrival);
@@ -223,15 +306,16 @@ impl World {
 
     /// Gives the hosts what has arrived, in the runs that UDP GRO would make of it.
     fn arrive(&mut self) {
-        let mut arrived: [Vec<(SocketAddr, Ecn, Vec<u8>)>; 2] = [Vec::new(), Vec::new()];
+        let mut arrived: BTreeMap<(usize, Socket), Vec<Datagram>> = BTreeMap::new();
         while let Some(entry) = self.on_the_way.first_entry()
             && entry.key().0 <= self.now
         {
             let arrival = entry.remove();
-            arrived[arrival.host].push(arrival.datagram);
+            let socket = (arrival.host, arrival.socket);
+            arrived.entry(socket).or_default().push(arrival.datagram);
         }
-        for (host, datagrams) in self.hosts.iter_mut().zip(&arrived) {
-            for run in runs(datagrams) {
+        for ((host, socket), datagrams) in arrived {
+            for run in runs(&datagrams) {
                 let (source, ecn, first) = &datagrams[run.start];
                 let bytes: Vec<u8> = datagrams[run.clone()]
                     .iter()
@@ -239,14 +323,16 @@ impl World {
                     .copied()
                     .collect();
                 let datagrams = Datagrams {
-                    lane: LaneKind::Foreign,
+                    lane: socket.lane,
                     source: *source,
                     ecn: *ecn,
                     stride: first.len().max(1),
                     bytes: &bytes,
                 };
-                host.handle_lane(datagrams, self.now);
+                self.hosts[host].handle_lane(socket, datagrams, self.now);
             }
+        }
+        for host in &mut self.hosts {
             host.flush(self.now);
         }
     }

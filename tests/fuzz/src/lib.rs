@@ -19,7 +19,7 @@ use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::time::Instant;
 use tidegate_stack::wire::{Ecn, Headers, MacAddr};
 use tidegate_stack::wireguard::{
-    BoringTunnel, DATA_OVERHEAD, HandshakeOutcome, Lane, Message, Train, Tunnel,
+    NoiseTunnel, DATA_OVERHEAD, HandshakeOutcome, Lane, Message, Train, Tunnel, TunnelIndex,
 };
 
 /// Inputs that one rig takes.
@@ -31,7 +31,7 @@ pub struct Rig {
     shard: Shard,
     outputs: Outputs,
     batch: Batch,
-    tunnel: BoringTunnel,
+    tunnel: NoiseTunnel,
     now: Instant,
     inputs: u32,
     plan: Plan,
@@ -64,7 +64,7 @@ impl Rig {
             shard: Shard::new(config),
             outputs: Outputs::default(),
             batch: Batch::new(1),
-            tunnel: BoringTunnel::new(&lane, PeerId(7), &key(1).public_key(), None, None, now),
+            tunnel: NoiseTunnel::new(&lane, TunnelIndex::from_low_bits(7), &key(1).public_key(), None, None, now),
             now,
             inputs: 0,
             plan,
@@ -121,10 +121,13 @@ impl Rig {
         out
     }
 
-    /// An initiation of the peer.
+    /// An initiation by the peer's key, newer than any before. Nobody finishes the handshake.
     pub fn initiation(&mut self) -> Vec<u8> {
+        let lane = Lane::new(&key(2), self.now);
+        let index = TunnelIndex::from_low_bits(8);
+        let mut tunnel = NoiseTunnel::new(&lane, index, &key(1).public_key(), None, None, self.now);
         let mut out = vec![0; 256];
-        let length = self.tunnel.initiate(&mut out, self.now);
+        let length = tunnel.initiate(&mut out, self.now);
         out.truncate(length);
         out
     }

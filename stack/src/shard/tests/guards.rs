@@ -3,7 +3,9 @@
 use super::*;
 use crate::overlay::Neighbours;
 use crate::responder::icmp::{self, IcmpError};
-use crate::wireguard::{BoringTunnel, Lane};
+use crate::wireguard::{
+    COOKIE_REPLY_LENGTH, INITIATION_LENGTH, Lane, NoiseTunnel, Tunnel, TunnelIndex, WAITING_FOR_SESSION,
+};
 
 const SECOND_ON_1: [u8; 4] = [172, 19, 1, 3];
 
@@ -25,9 +27,14 @@ impl Host {
 
     /// Takes the session with the peer away.
     fn lose_session(&mut self) {
-        let lane = Lane::new(&key(1), now());
-        let tunnel = BoringTunnel::new(&lane, PeerId(1), &key(2).public_key(), None, None, now());
-        self.shard.peers.get_mut(PeerId(1)).unwrap().tunnel = Box::new(tunnel);
+        self.lose_session_of(1, 2);
+    }
+
+    fn lose_session_of(&mut self, own: u8, other: u8) {
+        let lane = Lane::new(&key(own), now());
+        let number = TunnelIndex::from_low_bits(1);
+        let tunnel = NoiseTunnel::new(&lane, number, &key(other).public_key(), None, None, now());
+        assert!(self.shard.set_tunnel(PeerId(1), number, Box::new(tunnel), now()));
     }
 }
 
@@ -140,6 +147,58 @@ fn what_waits_for_a_session_that_never_comes_is_given_up() {
     assert_eq!(passed(&mut first, 89), 1);
     assert_eq!(passed(&mut first, 90), 0);
     assert_eq!(first.drops(DropReason::NoSession), 1);
+}
+
+#[test]
+fn what_waits_for_a_session_is_bounded() {
+    let (mut first, mut second) = pair();
+    let packet = udp(WEB_ON_1, WEB_ON_2, b"?");
+    first.send(&packet, Offload::NONE);
+    settle(&mut first, &mut second);
+    first.lose_session();
+    for _ in 0..WAITING_FOR_SESSION + 100 {
+        first.send(&packet, Offload::NONE);
+    }
+    assert_eq!(first.drops(DropReason::NoSession), 100);
+    assert_eq!(first.shard.report().frames_in_use, WAITING_FOR_SESSION as u64);
+    assert_eq!(first.out.datagrams.len(), 1, "one initiation");
+    settle(&mut first, &mut second);
+    let received = second.shard.report().peers[0].traffic.received_packets;
+    assert_eq!(received, 1 + WAITING_FOR_SESSION as u64);
+}
+
+#[test]
+fn a_flood_of_handshakes_is_counted_and_what_is_established_goes_on() {
+    let (mut first, mut second) = pair();
+    let stranger = Lane::new(&key(9), now());
+    let index = TunnelIndex::from_low_bits(1);
+    let mut forged = [0; INITIATION_LENGTH];
+    NoiseTunnel::new(&stranger, index, &key(1).public_key(), None, None, now()).initiate(&mut forged, now());
+    for _ in 0..1000 {
+        let flood = Datagrams {
+            lane: LaneKind::Foreign,
+            source: underlay(66),
+            ecn: Ecn::NotCapable,
+            stride: forged.len(),
+            bytes: &forged,
+        };
+        first.shard.handle_lane(flood, now(), &mut first.out);
+    }
+    assert_eq!(first.drops(DropReason::UnknownKey), 5);
+    assert_eq!(first.drops(DropReason::HandshakeFlood), 995);
+    let cookies = std::mem::take(&mut first.out.datagrams);
+    assert_eq!(cookies.len(), 995);
+    assert!(
+        cookies
+            .iter()
+            .all(|(route, bytes)| route.endpoint == underlay(66) && bytes.len() == COOKIE_REPLY_LENGTH),
+        "less is sent than came"
+    );
+    // Meanwhile: what is established, and a peer that begins anew.
+    second.lose_session_of(2, 1);
+    second.send(&udp(WEB_ON_2, WEB_ON_1, b"?"), Offload::NONE);
+    settle(&mut first, &mut second);
+    assert_eq!(first.out.delivered.len(), 1);
 }
 
 #[test]
