@@ -35,7 +35,9 @@ use control::Control;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::path::PathBuf;
+use std::sync::Arc;
 use tidegate_stack::egress::ShardId;
+use tidegate_stack::flow::Quotas;
 use tidegate_stack::frame::PoolSizes;
 use tidegate_stack::plan::PrivateKey;
 use tidegate_stack::shard::ShardConfig;
@@ -68,12 +70,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let listener = Listener::bind(&path, SOCKET_MODE)
         .with_context(|| format!("listening at {} (does another datapath run?)", path.display()))?;
     let boot = BootId(draw());
+    let quotas = Arc::new(Quotas::of_host(FLOWS));
     let control = Control::start(boot, listener, termination, SHARDS, |number| ShardConfig {
         id: ShardId(u8::try_from(number).unwrap_or(u8::MAX)),
         count: NonZeroU8::MIN,
         lane_key: draw_key(),
         seed: draw(),
         flows: FLOWS / SHARDS,
+        quotas: Arc::clone(&quotas),
         frames: PoolSizes {
             small: FRAMES.small / SHARDS,
             large: FRAMES.large / SHARDS,

@@ -10,9 +10,11 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tidegate_stack::egress::ShardId;
+use tidegate_stack::flow::Quotas;
 use tidegate_stack::frame::PoolSizes;
 use tidegate_stack::plan::{
     ForeignReach, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind,
@@ -40,6 +42,7 @@ impl Datapath {
             lane_key: PrivateKey::from_bytes([0x5a; 32]),
             seed: 1,
             flows: 1024,
+            quotas: Arc::new(Quotas::of_host(1024)),
             frames: PoolSizes { small: 16, large: 4 },
         };
         let one = NonZeroUsize::MIN;
