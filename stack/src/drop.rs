@@ -91,6 +91,8 @@ drop_reasons! {
     EcnMismatch => "ecn-mismatch",
     /// The flow table is full, and nothing in it may be evicted.
     FlowTableFull => "flow-table-full",
+    /// The application has as many connections on this host as one may have: three quarters of what the host holds.
+    ConnectionLimit => "connection-limit",
     /// The packet's flow lives on another core, whose queue is full: that core has more than it can do.
     HandoverFull => "handover-full",
     /// The frame pool is empty: more is under way than the host's ceiling allows.

@@ -1,4 +1,4 @@
-//! One core's whole dataplane: run to completion, nothing shared.
+//! One core's whole dataplane: run to completion, nothing shared but [`Quotas`].
 //!
 //! The walk of a packet, in the order of the files:
 //! 1. [`Shard::handle_port`] (`from_port`): parse → the source must be the port's own → flow, or judge → is this the
@@ -25,7 +25,7 @@ mod to_tunnel;
 
 use crate::drop::DropReason;
 use crate::egress::{Egress, Handover, LaneKind, ShardId};
-use crate::flow::{Arrival, FlowTable, Verdict};
+use crate::flow::{Arrival, FlowTable, Quotas, Verdict};
 use crate::frame::{Batch, Coalescer, Deliver, Frame, FramePool, PoolSizes};
 use crate::overlay::Neighbours;
 use crate::plan::{PeerId, PortId, PrivateKey};
@@ -55,6 +55,8 @@ pub struct ShardConfig {
     pub seed: u64,
     /// Most flows.
     pub flows: usize,
+    /// What each network may have of the flows of all shards. One for the datapath: shards share nothing else.
+    pub quotas: Arc<Quotas>,
     /// Frames of its pool.
     pub frames: PoolSizes,
 }
@@ -102,7 +104,7 @@ impl Shard {
             id: config.id,
             count: config.count,
             snapshot: None,
-            flows: FlowTable::new(config.flows, config.seed),
+            flows: FlowTable::new(config.flows, config.seed, config.quotas),
             neighbours: Neighbours::new(config.seed),
             peers: Peers::new(config.id, config.count, &config.lane_key, config.seed),
             coalescer: Coalescer::new(),
@@ -226,7 +228,8 @@ impl Shard {
             self.ask_neighbour(&asked, turn);
         }
         self.recycle_given_up();
-        self.flows.sweep(now);
+        self.flows
+            .sweep(now, |flow| turn.policy.network(flow.key.vni()).is_some());
     }
 
     fn recycle_given_up(&mut self) {

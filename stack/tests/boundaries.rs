@@ -1,5 +1,7 @@
 //! What a network lets through, what it changes on the way, and what it says about the rest.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at what it didn't expect")]
+
 mod sim;
 #[macro_use]
 #[path = "sim/shapes.rs"]

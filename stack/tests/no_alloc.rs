@@ -17,8 +17,10 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
+use std::sync::Arc;
 use std::time::Duration;
 use tidegate_stack::egress::{Egress, Handover, LaneKind, Route, ShardId, Slot};
+use tidegate_stack::flow::Quotas;
 use tidegate_stack::frame::{Batch, Frame, Offload, PoolSizes, Segmentation};
 use tidegate_stack::plan::{Plan, PortId};
 use tidegate_stack::shard::{Datagrams, Shard, ShardConfig};
@@ -186,6 +188,7 @@ impl Pair {
                 lane_key: lane_key(host, 1, number),
                 seed: 1,
                 flows: 64,
+                quotas: Arc::new(Quotas::of_host(64)),
                 frames: PoolSizes { small: 64, large: 16 },
             }),
             outputs: Outputs::new(),

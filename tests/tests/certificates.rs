@@ -39,22 +39,32 @@ fn story(folder: &Path) -> Result<()> {
     };
     for good in ["h1", "h2"] {
         for (stranger, fault) in STRANGERS {
-            wait_until(&format!("{good} tells that {stranger} was refused: {fault}"), PATIENCE, || {
-                let status = lab.tidegate(good, &["status"])?;
-                let events = status
-                    .pointer("/site-link/events")
-                    .and_then(Value::as_array)
-                    .context("status tells no events")?;
-                Ok(events.iter().any(|event| {
-                    let text = event.get("event").and_then(Value::as_str).unwrap_or_default();
-                    text.contains(stranger) && text.contains(fault)
-                }))
-            })?;
+            wait_until(
+                &format!("{good} tells that {stranger} was refused: {fault}"),
+                PATIENCE,
+                || {
+                    let status = lab.tidegate(good, &["status"])?;
+                    let events = status
+                        .pointer("/site-link/events")
+                        .and_then(Value::as_array)
+                        .context("status tells no events")?;
+                    Ok(events.iter().any(|event| {
+                        let text = event.get("event").and_then(Value::as_str).unwrap_or_default();
+                        text.contains(stranger) && text.contains(fault)
+                    }))
+                },
+            )?;
         }
         // The good ones know each other, and nobody else.
-        ensure!(alive(&lab, good)? == 1, "{good} takes a stranger for a host of its site");
+        ensure!(
+            alive(&lab, good)? == 1,
+            "{good} takes a stranger for a host of its site"
+        );
         let peers = lab.tidegate(good, &["peers"])?;
-        let peers = peers.pointer("/peers").and_then(Value::as_array).context("no list of peers")?;
+        let peers = peers
+            .pointer("/peers")
+            .and_then(Value::as_array)
+            .context("no list of peers")?;
         for peer in peers {
             let name = peer.get("name").and_then(Value::as_str).unwrap_or_default();
             let sessions = peer.get("sessions").and_then(Value::as_u64);

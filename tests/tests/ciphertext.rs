@@ -97,7 +97,9 @@ fn message_type(packet: &Packet) -> Result<Option<u8>> {
         return Ok(None);
     }
     ensure!(
-        ports.iter().all(|port| port.is_some_and(|port| LANES.contains(&port))),
+        ports
+            .iter()
+            .all(|port| port.is_some_and(|port| LANES.contains(&port))),
         "a UDP datagram that is neither between lanes nor between links"
     );
     let kind = packet.byte(udp + 8).context("an empty datagram")?;

@@ -32,14 +32,31 @@ fn one_two_and_three_shards_understand_each_other() -> Result<()> {
                 .pointer("/end/sum_received/bits_per_second")
                 .and_then(Value::as_f64)
                 .with_context(|| format!("iperf3 moved nothing: {told}"))?;
-            println!("{from} to {to} ({family}): {:.2} Gbit/s in 16 streams", rate / 1e9);
+            println!(
+                "{from} to {to} ({family}): {:.2} Gbit/s in 16 streams",
+                rate / 1e9
+            );
             ensure!(rate > 0.0, "nothing moved from {from} to {to} ({family})");
-            lab.run(from, &["ping", "-q", "-c", "20", "-i", "0.01", "-W", "2", &target])?;
+            lab.run(
+                from,
+                &["ping", "-q", "-c", "20", "-i", "0.01", "-W", "2", &target],
+            )?;
             // Fragments: a datagram of 4 kB in four of them, and its answer.
-            let fragments = lab.run(from, &["ping", "-q", "-c", "10", "-i", "0.05", "-s", "4000", "-W", "2", &target])?;
-            ensure!(fragments.contains(" 0% packet loss"), "fragments were lost: {fragments}");
+            let fragments = lab.run(
+                from,
+                &[
+                    "ping", "-q", "-c", "10", "-i", "0.05", "-s", "4000", "-W", "2", &target,
+                ],
+            )?;
+            ensure!(
+                fragments.contains(" 0% packet loss"),
+                "fragments were lost: {fragments}"
+            );
             // An error reaches who sent the packet that it quotes.
-            let too_long = lab.attempt(from, &["ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1400", &target])?;
+            let too_long = lab.attempt(
+                from,
+                &["ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1400", &target],
+            )?;
             ensure!(!too_long.status.success(), "a packet longer than the path passed");
             lab.run(from, &["tracepath", "-n", "-m", "3", &target])?;
         }
@@ -47,7 +64,13 @@ fn one_two_and_three_shards_understand_each_other() -> Result<()> {
     }
     for host in ["h1", "h2", "h3"] {
         let drops = lab.drops(host)?;
-        for reason in ["handover-full", "foreign-source", "not-member", "unauthenticated", "malformed"] {
+        for reason in [
+            "handover-full",
+            "foreign-source",
+            "not-member",
+            "unauthenticated",
+            "malformed",
+        ] {
             let count = drops.get(reason).copied().unwrap_or(0);
             ensure!(count == 0, "{host} dropped {count} packets: {reason}");
         }

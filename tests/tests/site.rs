@@ -25,7 +25,10 @@ fn instances_are_known_on_every_host_and_records_converge_after_kills_and_cuts()
     attach(&lab, "h1", "7")?;
     let began = Instant::now();
     wait_until_known(&lab, &HOSTS, "web-7", true)?;
-    println!("an attached instance is in every record {:?} later", began.elapsed());
+    println!(
+        "an attached instance is in every record {:?} later",
+        began.elapsed()
+    );
 
     // A number that lives elsewhere isn't given again.
     let refused = attempt_attach(&lab, "h2", &["--instance", "7"])?;
@@ -93,17 +96,21 @@ fn alive(lab: &Lab, host: &str) -> Result<u64> {
 /// Waits until an instance is in the lists of these hosts, or in none of them.
 fn wait_until_known(lab: &Lab, hosts: &[&str], instance: &str, expected: bool) -> Result<()> {
     for host in hosts {
-        wait_until(&format!("{host} knows of {instance}: {expected}"), PATIENCE, || {
-            let told = lab.tidegate(host, &["show", "instances"])?;
-            let list = told
-                .pointer("/instances")
-                .and_then(Value::as_array)
-                .context("show instances has no list")?;
-            let known = list
-                .iter()
-                .any(|one| one.get("instance").and_then(Value::as_str) == Some(instance));
-            Ok(known == expected)
-        })?;
+        wait_until(
+            &format!("{host} knows of {instance}: {expected}"),
+            PATIENCE,
+            || {
+                let told = lab.tidegate(host, &["show", "instances"])?;
+                let list = told
+                    .pointer("/instances")
+                    .and_then(Value::as_array)
+                    .context("show instances has no list")?;
+                let known = list
+                    .iter()
+                    .any(|one| one.get("instance").and_then(Value::as_str) == Some(instance));
+                Ok(known == expected)
+            },
+        )?;
     }
     Ok(())
 }

@@ -22,10 +22,10 @@ pub(crate) const DEFAULT_WIREGUARD_PORT: u16 = 51820;
 pub(crate) const DEFAULT_CONTROL_PORT: u16 = 4668;
 /// Lanes listen on the 128 ports behind the foreign lane's.
 const MAX_WIREGUARD_PORT: u16 = u16::MAX - 128;
-/// As many hosts as there are ordinals.
-const MAX_HOSTS: usize = 254;
 /// How many shards a datapath can run: each has a port of its own, and two generations of them share the 128.
 pub(crate) const MAX_SHARDS: NonZeroU8 = NonZeroU8::MIN.saturating_add(63);
+/// As many hosts as there are ordinals.
+const MAX_HOSTS: usize = 254;
 /// What a host's 254 blocks of /24 need.
 const APPLICATION_PREFIX_LENGTH: u8 = 16;
 /// What 128 shared networks of /18 need, with blocks of /26.

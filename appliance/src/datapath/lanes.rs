@@ -78,6 +78,8 @@ pub(super) struct Arrivals {
 /// All lanes of a shard, in the order of [`LaneKind`].
 pub(super) struct Lanes {
     lanes: Vec<Lane>,
+    /// Datagrams that the sockets of former lanes didn't take.
+    lost_before: u64,
 }
 
 impl Lane {
@@ -334,11 +336,15 @@ impl Arrivals {
 impl Lanes {
     /// No lanes.
     pub(super) fn new() -> Self {
-        Self { lanes: Vec::new() }
+        Self {
+            lanes: Vec::new(),
+            lost_before: 0,
+        }
     }
 
     /// Takes the place of all former lanes, and polls the new ones with tokens from `first_token`.
     pub(super) fn replace(&mut self, lanes: Vec<Lane>, first_token: u64, poller: &Poller) -> io::Result<()> {
+        self.lost_before = self.lost();
         for lane in self.lanes.drain(..) {
             poller.remove(lane.socket.as_fd())?;
         }
@@ -374,7 +380,7 @@ impl Lanes {
 
     /// Datagrams that no socket took.
     pub(super) fn lost(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.lost).sum()
+        self.lost_before + self.lanes.iter().map(|lane| lane.lost).sum::<u64>()
     }
 }
 
@@ -401,7 +407,13 @@ mod tests {
         let socket = UdpSocket::from(socket);
         let port = socket.local_addr().unwrap().port();
         let lane = Lane::new(socket.into(), features).unwrap();
-        (Lanes { lanes: vec![lane] }, port)
+        (
+            Lanes {
+                lanes: vec![lane],
+                lost_before: 0,
+            },
+            port,
+        )
     }
 
     fn route(ip: IpAddr, port: u16, ecn: Ecn) -> Route {

@@ -40,7 +40,9 @@ use rustix::process::Pid;
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tidegate_stack::egress::ShardId;
+use tidegate_stack::flow::Quotas;
 use tidegate_stack::frame::PoolSizes;
 use tidegate_stack::plan::PrivateKey;
 use tidegate_stack::shard::ShardConfig;
@@ -128,6 +130,7 @@ fn shards(config: &Path) -> NonZeroU8 {
 /// What each shard is made with: its part of what the host has.
 fn configurations(count: NonZeroU8) -> Result<Vec<ShardConfig>, Errno> {
     let parts = usize::from(count.get());
+    let quotas = Arc::new(Quotas::of_host(FLOWS));
     (0..count.get())
         .map(|number| {
             Ok(ShardConfig {
@@ -136,6 +139,7 @@ fn configurations(count: NonZeroU8) -> Result<Vec<ShardConfig>, Errno> {
                 lane_key: PrivateKey::from_bytes(draw()?),
                 seed: draw_number()?,
                 flows: FLOWS / parts,
+                quotas: Arc::clone(&quotas),
                 frames: PoolSizes {
                     small: (FRAMES.small / parts).max(LEAST_FRAMES.small),
                     large: (FRAMES.large / parts).max(LEAST_FRAMES.large),

@@ -18,9 +18,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tidegate_stack::egress::ShardId;
+use tidegate_stack::flow::Quotas;
 use tidegate_stack::frame::PoolSizes;
 use tidegate_stack::plan::{
     ForeignReach, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind,
@@ -47,12 +49,14 @@ impl Datapath {
         // A pipe whose other end closes stands in for SIGTERM.
         let (termination, end) = std::io::pipe().unwrap();
         let termination = Terminations::from_pipe(termination);
+        let quotas = Arc::new(Quotas::of_host(1024));
         let config = |number| ShardConfig {
             id: ShardId(number),
             count: NonZeroU8::new(shards).unwrap(),
             lane_key: PrivateKey::from_bytes([number + 1; 32]),
             seed: 1,
             flows: 1024,
+            quotas: Arc::clone(&quotas),
             frames: PoolSizes { small: 64, large: 32 },
         };
         let start = Start {

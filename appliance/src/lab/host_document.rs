@@ -173,10 +173,7 @@ mod tests {
         let documents = write(&blueprint);
         let others = &documents["h1"]["cluster"]["hosts"];
         assert_eq!(*others, json!([{ "host-id": "h2", "address": "192.0.2.12" }]));
-        assert_eq!(
-            documents["h2"]["cluster"]["hosts"][0]["address"],
-            "192.0.2.11"
-        );
+        assert_eq!(documents["h2"]["cluster"]["hosts"][0]["address"], "192.0.2.11");
         assert_eq!(documents["h2"]["site"], "tg");
         assert!(documents["h2"]["cluster"].get("peers").is_none());
     }

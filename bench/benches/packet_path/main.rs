@@ -18,9 +18,10 @@ mod site;
 
 use std::hint::black_box;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput};
-use tidegate_stack::flow::{Arrival, Flow, FlowTable, Hop, Tracking};
+use tidegate_stack::flow::{Arrival, Flow, FlowTable, Hop, QuotaSlot, Quotas, Tracking};
 use tidegate_stack::plan::{PeerId, PortId};
 use tidegate_stack::snapshot::{PortSlot, Snapshot};
 use tidegate_stack::time::Instant;
@@ -68,12 +69,13 @@ fn find(criterion: &mut Criterion) {
         let headers = Headers::parse(&packet).expect("a packet of our own making");
         (FlowKey::of(vni, &headers.endpoints()), Tracking::first(&headers))
     };
-    let mut table = FlowTable::new(usize::from(FLOWS) * 2, 1);
+    let mut table = FlowTable::new(usize::from(FLOWS) * 2, 1, Arc::new(Quotas::new(u32::from(FLOWS))));
     for port in 0..FLOWS {
         let ((key, opener), tracking) = key(port);
         let flow = Flow {
             key,
             home: 0,
+            quota: QuotaSlot::default(),
             epoch: 1,
             origin: Arrival::Port(PortId(0)),
             opener,
@@ -82,7 +84,7 @@ fn find(criterion: &mut Criterion) {
             tracking,
             expires: Instant::ZERO,
         };
-        table.insert(flow, Instant::ZERO);
+        table.insert(flow, Instant::ZERO).expect("there is room");
     }
     for (name, from) in [("find/ipv4/hit-10k", 0), ("find/ipv4/miss-10k", FLOWS)] {
         let keys: Vec<FlowKey> = (from..from + FLOWS).map(|port| key(port).0.0).collect();

@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
+use std::sync::Arc;
 
 use tidegate_stack::egress::{Egress, Handover, LaneKind, Route, ShardId, Slot};
+use tidegate_stack::flow::Quotas;
 use tidegate_stack::frame::{Batch, Frame, Offload, PoolSizes, Segmentation};
 use tidegate_stack::plan::{
     ForeignReach, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind,
@@ -140,6 +142,7 @@ impl Pair {
             lane_key: PrivateKey::from_bytes([0x5a; 32]),
             seed: 1,
             flows: 1024,
+            quotas: Arc::new(Quotas::of_host(1024)),
             frames: PoolSizes { small: 64, large: 16 },
         };
         let plans = [plan(0, 2, 1), plan(1, 2, 1)];

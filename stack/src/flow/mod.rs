@@ -3,9 +3,11 @@
 //! One entry serves both directions. It carries the epoch of the policy it was judged under; a packet that finds
 //! another epoch has the flow judged again before it goes on.
 
+mod quota;
 mod table;
 mod tracking;
 
+pub use quota::{QuotaSlot, Quotas};
 pub use table::{FlowIndex, FlowTable};
 pub use tracking::Tracking;
 
@@ -77,6 +79,8 @@ pub struct Flow {
     pub key: FlowKey,
     /// Where it lives, and by which of a peer's lanes it goes ([`home`](crate::wire::home)).
     pub home: u32,
+    /// Where it is counted.
+    pub quota: QuotaSlot,
     /// The policy it was judged under.
     pub epoch: u64,
     /// Who began.

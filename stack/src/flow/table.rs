@@ -2,14 +2,17 @@
 //!
 //! At its bound a new flow takes the place of one that has expired, or, among a few that are looked at, of the one
 //! that expires first and isn't an established TCP connection; when there is none, the new flow is refused
-//! ([`DropReason::FlowTableFull`](crate::drop::DropReason::FlowTableFull)).
+//! ([`DropReason::FlowTableFull`]). At its network's bound ([`Quotas`]) it takes the place of one of the same network, by
+//! the same rule, or is refused ([`DropReason::ConnectionLimit`]).
 
-use super::{Flow, Tracking};
+use super::{Flow, Quotas, Tracking};
+use crate::drop::DropReason;
 use crate::time::Instant;
 use crate::wire::FlowKey;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 /// Entries looked at when room is needed.
 const EVICTION_SAMPLE: usize = 16;
@@ -27,13 +30,14 @@ pub struct FlowTable {
     free: Vec<u32>,
     hasher: FixedState,
     capacity: usize,
+    quotas: Arc<Quotas>,
     /// Where the next sweep, or the next search for room, begins.
     hand: usize,
 }
 
 impl FlowTable {
-    /// A table for `capacity` flows, hashed with `seed`.
-    pub fn new(capacity: usize, seed: u64) -> Self {
+    /// A table for `capacity` flows, hashed with `seed`, that are counted in `quotas`.
+    pub fn new(capacity: usize, seed: u64, quotas: Arc<Quotas>) -> Self {
         Self {
             // Twice the room: at the bound, with graves in it, it is tidied up in place and never grows.
             index: HashTable::with_capacity(2 * capacity),
@@ -41,6 +45,7 @@ impl FlowTable {
             free: Vec::with_capacity(capacity),
             hasher: FixedState::with_seed(seed),
             capacity,
+            quotas,
             hand: 0,
         }
     }
@@ -68,11 +73,33 @@ impl FlowTable {
         self.slots.get_mut(index.0 as usize)?.as_mut()
     }
 
-    /// Puts a flow in that isn't there yet. `None`: the table is full of flows that may not be evicted.
-    pub fn insert(&mut self, flow: Flow, now: Instant) -> Option<FlowIndex> {
-        if self.len() >= self.capacity {
-            self.evict(now)?;
+    /// Puts a flow in that isn't there yet.
+    ///
+    /// # Errors
+    /// The table, or what the flow's network may have of it, is full of flows that may not be evicted.
+    pub fn insert(&mut self, flow: Flow, now: Instant) -> Result<FlowIndex, DropReason> {
+        let quota = flow.quota;
+        if !self.quotas.take(quota) {
+            self.evict(now, |flow| flow.quota == quota);
+            if !self.quotas.take(quota) {
+                return Err(DropReason::ConnectionLimit);
+            }
         }
+        if self.len() >= self.capacity {
+            self.evict(now, |_| true);
+        }
+        let inserted = if self.len() < self.capacity {
+            self.put(flow)
+        } else {
+            None
+        };
+        inserted.ok_or_else(|| {
+            self.quotas.give_back(quota);
+            DropReason::FlowTableFull
+        })
+    }
+
+    fn put(&mut self, flow: Flow) -> Option<FlowIndex> {
         let hash = self.hasher.hash_one(flow.key);
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -106,10 +133,12 @@ impl FlowTable {
         if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == index.0) {
             entry.remove();
         }
+        self.quotas.give_back(flow.quota);
         self.free.push(index.0);
     }
 
-    fn evict(&mut self, now: Instant) -> Option<()> {
+    /// Makes room among a few flows, if there is one of `those` that may go.
+    fn evict(&mut self, now: Instant, those: impl Fn(&Flow) -> bool) {
         let mut victim: Option<(u32, Instant)> = None;
         for _ in 0..EVICTION_SAMPLE.min(self.slots.len()) {
             let slot = self.advance_hand();
@@ -117,22 +146,24 @@ impl FlowTable {
                 continue;
             };
             let may_go = flow.expires <= now || flow.tracking != Tracking::TcpEstablished;
-            if may_go && victim.is_none_or(|(_, expires)| flow.expires < expires) {
+            if may_go && those(flow) && victim.is_none_or(|(_, expires)| flow.expires < expires) {
                 victim = Some((slot as u32, flow.expires));
             }
         }
-        victim.map(|(slot, _)| self.remove(FlowIndex(slot)))
+        if let Some((slot, _)) = victim {
+            self.remove(FlowIndex(slot));
+        }
     }
 
-    /// Forgets expired flows among the next few; call it regularly.
-    pub fn sweep(&mut self, now: Instant) {
+    /// Forgets flows among the next few that have expired, or that `lives` doesn't want; call it regularly.
+    pub fn sweep(&mut self, now: Instant, lives: impl Fn(&Flow) -> bool) {
         for _ in 0..SWEEP.min(self.slots.len()) {
             let slot = self.advance_hand();
             if self
                 .slots
                 .get(slot)
                 .and_then(Option::as_ref)
-                .is_some_and(|flow| flow.expires <= now)
+                .is_some_and(|flow| flow.expires <= now || !lives(flow))
             {
                 self.remove(FlowIndex(slot as u32));
             }
@@ -165,6 +196,7 @@ impl FlowTable {
 mod tests {
     use super::super::{Arrival, Hop};
     use super::*;
+    use crate::flow::QuotaSlot;
     use crate::plan::{PortId, Vni};
     use crate::snapshot::PortSlot;
     use crate::wire::Endpoints;
@@ -183,6 +215,7 @@ mod tests {
         Flow {
             key,
             home: 0,
+            quota: QuotaSlot(port % 2),
             epoch: 1,
             origin: Arrival::Port(PortId(0)),
             opener,
@@ -193,9 +226,13 @@ mod tests {
         }
     }
 
+    fn table(capacity: usize, each: u32) -> FlowTable {
+        FlowTable::new(capacity, 1, Arc::new(Quotas::new(each)))
+    }
+
     #[test]
     fn both_directions_find_one_entry() {
-        let mut table = FlowTable::new(8, 1);
+        let mut table = table(8, 8);
         let index = table
             .insert(flow(1000, Tracking::TcpOpening, 10), Instant::ZERO)
             .unwrap();
@@ -215,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_full_table_gives_up_unfinished_flows_and_never_established_ones() {
-        let mut table = FlowTable::new(4, 1);
+        let mut table = table(4, 4);
         for port in 0..3 {
             table
                 .insert(flow(port, Tracking::TcpEstablished, 1000), Instant::ZERO)
@@ -230,22 +267,47 @@ mod tests {
         assert!(
             table
                 .insert(flow(5, Tracking::TcpOpening, 10), Instant::ZERO)
-                .is_none()
+                .is_err()
         );
         assert_eq!(table.len(), 4);
     }
 
     #[test]
     fn expired_flows_are_swept() {
-        let mut table = FlowTable::new(4, 1);
+        let mut table = table(4, 4);
         table
             .insert(flow(1, Tracking::TcpOpening, 10), Instant::ZERO)
             .unwrap();
         let stays = table
             .insert(flow(2, Tracking::TcpOpening, 20), Instant::ZERO)
             .unwrap();
-        table.sweep(Instant::ZERO + Duration::from_secs(10));
+        table.sweep(Instant::ZERO + Duration::from_secs(10), |_| true);
         assert_eq!(table.len(), 1);
         assert!(table.get(stays).is_some());
+    }
+
+    #[test]
+    fn a_network_at_its_bound_gives_up_its_own_flows_and_leaves_room_to_others() {
+        let mut table = table(64, 3);
+        let quotas = Arc::clone(&table.quotas);
+        let established = |port| flow(port, Tracking::TcpEstablished, 1000);
+        for port in [1, 3] {
+            table.insert(established(port), Instant::ZERO).unwrap();
+        }
+        for port in [5, 7, 9] {
+            let opening = flow(port, Tracking::TcpOpening, 10);
+            table.insert(opening, Instant::ZERO).unwrap();
+            assert_eq!((table.len(), quotas.flows(QuotaSlot(1))), (3, 3));
+        }
+        table.insert(established(11), Instant::ZERO).unwrap();
+        let refused = table.insert(established(13), Instant::ZERO);
+        assert_eq!(refused, Err(DropReason::ConnectionLimit));
+        assert!(
+            table.insert(established(2), Instant::ZERO).is_ok(),
+            "another network"
+        );
+        // What is of a network that is gone is forgotten.
+        table.sweep(Instant::ZERO, |flow| flow.quota == QuotaSlot(0));
+        assert_eq!((table.len(), quotas.flows(QuotaSlot(1))), (1, 0));
     }
 }

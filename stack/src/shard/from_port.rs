@@ -4,7 +4,7 @@ use super::to_tunnel::Outbound;
 use super::{Shard, Turn, answers, denied, example_of};
 use crate::drop::DropReason;
 use crate::egress::{Egress, Handover, ShardId};
-use crate::flow::{Arrival, Flow, FlowIndex, Hop, Tracking, TunnelHeaders, Verdict};
+use crate::flow::{Arrival, Flow, FlowIndex, Hop, QuotaSlot, Tracking, TunnelHeaders, Verdict};
 use crate::frame::{Frame, Segmentation, fragment};
 use crate::overlay::{Encap, Neighbours};
 use crate::plan::{Mtu, Vni, vtep_address};
@@ -250,6 +250,9 @@ impl Shard {
                 let flow = Flow {
                     key,
                     home,
+                    quota: policy
+                        .network(vni)
+                        .map_or_else(QuotaSlot::default, |network| network.quota),
                     epoch: policy.epoch(),
                     origin: arrival,
                     opener: direction,
@@ -259,7 +262,7 @@ impl Shard {
                     expires: now + tracking.timeout(),
                 };
                 let inserted = self.flows.insert(flow, now);
-                inserted.ok_or(Verdict::Deny(DropReason::FlowTableFull))?
+                inserted.map_err(Verdict::Deny)?
             }
             (None, None) => return Err(no_flow.into()),
         };

@@ -144,6 +144,7 @@ fn host(own: u8, other: u8) -> Host {
         lane_key: key(own),
         seed: 1,
         flows: 64,
+        quotas: Arc::new(Quotas::of_host(64)),
         frames: PoolSizes { small: 64, large: 16 },
     };
     let mut host = Host {

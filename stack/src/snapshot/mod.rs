@@ -57,7 +57,7 @@ impl Snapshot {
             Some(previous) if previous.policy.is_compiled_from(plan) => Arc::clone(&previous.policy),
             _ => Arc::new(Policy::compile(
                 plan,
-                previous.map_or(1, |previous| previous.epoch() + 1),
+                previous.map(|previous| previous.policy().as_ref()),
             )),
         };
         Arc::new(Self { policy, lanes })

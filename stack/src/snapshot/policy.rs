@@ -4,13 +4,14 @@
 //! own instances; everything else is denied with a reason.
 
 use crate::drop::DropReason;
-use crate::flow::{Answer, Arrival, Hop, Verdict};
+use crate::flow::{Answer, Arrival, Hop, QuotaSlot, Quotas, Verdict};
 use crate::plan::{
     HostOrdinal, Instance, Mtu, Network, NetworkNumbers, PeerId, PeerNetworks, Plan, PortId, Reach, Vni,
 };
 use crate::wire::{Endpoints, Headers, protocol};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 type Map<K, V> = HashMap<K, V, FixedState>;
@@ -98,6 +99,8 @@ impl MemberEntry {
 pub struct NetworkEntry {
     /// Its prefixes.
     pub numbers: NetworkNumbers,
+    /// Where its flows are counted: the same as long as it exists.
+    pub quota: QuotaSlot,
     /// Local instances by address.
     instances: Map<IpAddr, PortSlot>,
     /// The member peer that owns each ordinal's block.
@@ -128,10 +131,29 @@ fn peer_entries(plan: &Plan) -> Vec<(PeerId, PeerEntry)> {
     plan.peers.iter().map(|peer| (peer.id, entry(peer))).collect()
 }
 
+/// Where the flows of a plan's networks are counted: where they were before, or where nobody's are.
+fn quota_slots(plan: &Plan, previous: Option<&Policy>) -> Map<Vni, QuotaSlot> {
+    let before = |vni: Vni| Some((vni, previous?.network(vni)?.quota));
+    let mut slots: Map<Vni, QuotaSlot> = plan
+        .networks
+        .iter()
+        .filter_map(|network| before(network.vni))
+        .collect();
+    let taken: BTreeSet<u16> = slots.values().map(|slot| slot.0).collect();
+    let mut free = (0..Quotas::SLOTS).filter(|slot| !taken.contains(slot));
+    for network in &plan.networks {
+        slots
+            .entry(network.vni)
+            .or_insert_with(|| QuotaSlot(free.next().unwrap_or(Quotas::SLOTS - 1)));
+    }
+    slots
+}
+
 impl Policy {
-    /// Compiles the policy of a plan.
-    pub fn compile(plan: &Plan, epoch: u64) -> Self {
+    /// Compiles the policy of a plan, which comes after `previous`.
+    pub fn compile(plan: &Plan, previous: Option<&Self>) -> Self {
         let peers = peer_entries(plan);
+        let mut quotas = quota_slots(plan, previous);
         let mut networks: Map<Vni, NetworkEntry> = Map::default();
         for network in &plan.networks {
             let mut blocks = Box::new([NOBODY; 256]);
@@ -143,6 +165,7 @@ impl Policy {
             }
             let entry = NetworkEntry {
                 numbers: network.numbers,
+                quota: quotas.remove(&network.vni).unwrap_or_default(),
                 instances: Map::default(),
                 blocks,
             };
@@ -181,7 +204,7 @@ impl Policy {
             peers: peers.clone(),
         };
         Self {
-            epoch,
+            epoch: previous.map_or(1, |previous| previous.epoch + 1),
             source,
             ports,
             port_slots,

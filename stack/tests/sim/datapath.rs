@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU8;
 use std::sync::Arc;
 use tidegate_stack::egress::{Egress, Handover, LaneKind, Route, ShardId, Slot};
+use tidegate_stack::flow::Quotas;
 use tidegate_stack::frame::{Batch, Frame, PoolSizes};
 use tidegate_stack::plan::PortId;
 use tidegate_stack::shard::{Datagrams, Shard, ShardConfig};
@@ -30,19 +31,23 @@ struct Outputs {
 
 /// A slot holds no more, so that a shard must ask more than once for a super-packet.
 const SLOT: usize = 7;
+/// Flows of a shard.
+const FLOWS: usize = 1024;
 /// Packets between two shards.
 const RING: usize = 32;
 
 impl Datapath {
     pub(crate) fn start(site: &Site, host: usize, generation: u64, seed: u64) -> Self {
         let count = NonZeroU8::new(site.shards(host)).unwrap();
+        let quotas = Arc::new(Quotas::of_host(FLOWS * usize::from(count.get())));
         let shard = |number: u8| {
             Shard::new(ShardConfig {
                 id: ShardId(number),
                 count,
                 lane_key: lane_key(host, generation, number),
                 seed: seed ^ (u64::from(number) << 32),
-                flows: 1024,
+                flows: FLOWS,
+                quotas: Arc::clone(&quotas),
                 frames: PoolSizes { small: 64, large: 64 },
             })
         };

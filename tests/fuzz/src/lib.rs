@@ -8,6 +8,7 @@ use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_stack::egress::{Egress, Handover, LaneKind, Route, ShardId, Slot};
+use tidegate_stack::flow::Quotas;
 use tidegate_stack::frame::checksum::checksum;
 use tidegate_stack::frame::{Batch, Frame, Offload, PoolSizes, Segmentation};
 use tidegate_stack::plan::{
@@ -54,6 +55,7 @@ impl Rig {
             lane_key: PrivateKey::from_bytes([0x5a; 32]),
             seed: 1,
             flows: 256,
+            quotas: Arc::new(Quotas::of_host(256)),
             frames: PoolSizes {
                 small: 128,
                 large: 16,

@@ -1,9 +1,9 @@
 //! Hosts on the loopback, with real certificates and real datagrams.
 
 use super::certificates::{AUTHORITY_FILE, HostName, Identity, IdentityFiles, SiteAuthority, write};
+use super::events::{CertificateFault, SiteEventKind};
 use super::link::raw;
 use super::record::NetworkSettings;
-use super::events::{CertificateFault, SiteEventKind};
 use super::*;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::Path;

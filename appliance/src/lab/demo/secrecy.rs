@@ -3,8 +3,8 @@
 //! which must find them all.
 
 use super::super::build::{INSTANCE_DEVICE, Lab};
-use super::super::{Error, WhileDoing as _};
 use super::super::host_document;
+use super::super::{Error, WhileDoing as _};
 use super::report::Secrecy;
 use super::search::{MARKER, Marker, Search};
 use super::traffic::{self, Pair};

@@ -116,7 +116,9 @@ impl Underlay {
         }
         let (from, to) = (u16_at(frame, at)?, u16_at(frame, at + 2)?);
         let message = at + UDP_HEADER;
-        if [from, to].iter().all(|port| self.links.contains(port)) && self.has(source) && self.has(destination)
+        if [from, to].iter().all(|port| self.links.contains(port))
+            && self.has(source)
+            && self.has(destination)
         {
             return Some((Kind::Link, frame.len()));
         }
