@@ -18,6 +18,15 @@ pub(crate) mod api;
 mod applications;
 pub(crate) mod attach;
 mod attachments;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the agent takes part in its site with the next change"
+    )
+)]
+pub(crate) mod cluster;
 mod datapath;
 mod journal;
 pub(crate) mod keys;

@@ -1,11 +1,13 @@
 //! The host document: who this host is, how it reaches the others, how its datapath runs.
 
 use super::Problems;
-use super::decode::{Unique, Value};
+use super::decode::{Keys, Unique, Value};
 use super::report::Report;
-use super::values::{device, endpoint, ipv4_prefix, label, number16, ordinal, path, public_key, switch, vni};
+use super::values::{
+    device, endpoint, ipv4_prefix, label, number16, ordinal, path, public_key, station_address, switch, vni,
+};
 use ipnet::Ipv4Net;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use tidegate_stack::plan::{HostOrdinal, PublicKey, Vni};
@@ -16,8 +18,12 @@ pub(crate) use super::values::Switch;
 pub(crate) const DEFAULT_TENANT: &str = "default";
 /// The foreign lane's port where the document sets none.
 pub(crate) const DEFAULT_WIREGUARD_PORT: u16 = 51820;
+/// The control port where the document sets none.
+pub(crate) const DEFAULT_CONTROL_PORT: u16 = 4668;
 /// Lanes listen on the 128 ports behind the foreign lane's.
 const MAX_WIREGUARD_PORT: u16 = u16::MAX - 128;
+/// As many hosts as there are ordinals.
+const MAX_HOSTS: usize = 254;
 /// How many shards a datapath can run.
 const MAX_SHARDS: NonZeroU8 = NonZeroU8::MIN;
 /// What a host's 254 blocks of /24 need.
@@ -61,6 +67,10 @@ pub(crate) struct ClusterDocument {
     pub(crate) interface: Option<String>,
     /// UDP port of the foreign lane.
     pub(crate) wireguard_port: u16,
+    /// UDP port of the link between the hosts of the site; the same on all of them.
+    pub(crate) control_port: u16,
+    /// What that link takes; `None`: this host has none.
+    pub(crate) link: Option<LinkDocument>,
     /// File of the foreign lane's private key; `None`: `foreign.key` in the state folder.
     pub(crate) foreign_private_key_file: Option<PathBuf>,
     /// Peers with fixed keys.
@@ -72,10 +82,34 @@ impl Default for ClusterDocument {
         Self {
             interface: None,
             wireguard_port: DEFAULT_WIREGUARD_PORT,
+            control_port: DEFAULT_CONTROL_PORT,
+            link: None,
             foreign_private_key_file: None,
             peers: Vec::new(),
         }
     }
+}
+
+/// The link between the hosts of a site: who may take part is proven by certificates.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LinkDocument {
+    /// File of the site's authority, as PEM.
+    pub(crate) ca_file: PathBuf,
+    /// File of this host's certificate, as PEM.
+    pub(crate) certificate_file: PathBuf,
+    /// File of its private key, as PEM.
+    pub(crate) private_key_file: PathBuf,
+    /// The hosts that this one connects to.
+    pub(crate) hosts: Vec<LinkHostDocument>,
+}
+
+/// Another host, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LinkHostDocument {
+    /// Its name.
+    pub(crate) host_id: String,
+    /// Its address.
+    pub(crate) address: IpAddr,
 }
 
 /// A peer with a fixed key.
@@ -211,6 +245,8 @@ fn cluster(value: &Value<'_>, ordinals: &mut Unique<HostOrdinal>) -> Option<Clus
     value.group(|keys| {
         let interface = keys.optional("interface", device);
         let wireguard_port = keys.optional("wireguard-port", number16(1..=MAX_WIREGUARD_PORT));
+        let control_port = keys.optional("control-port", number16(1..=u16::MAX));
+        let link = link(keys);
         let foreign_private_key_file = keys.optional("foreign-private-key-file", path);
         let peers = keys
             .optional("peers", |value| peers(value, ordinals))
@@ -218,10 +254,54 @@ fn cluster(value: &Value<'_>, ordinals: &mut Unique<HostOrdinal>) -> Option<Clus
         Some(ClusterDocument {
             interface,
             wireguard_port: wireguard_port.unwrap_or(DEFAULT_WIREGUARD_PORT),
+            control_port: control_port.unwrap_or(DEFAULT_CONTROL_PORT),
+            link,
             foreign_private_key_file,
             peers,
         })
     })
+}
+
+/// The three files belong together, and other hosts are of no use without them.
+fn link(keys: &mut Keys<'_, '_>) -> Option<LinkDocument> {
+    const FILES: [&str; 3] = ["ca-file", "certificate-file", "private-key-file"];
+    let wanted = FILES.iter().chain(&["hosts"]).any(|key| keys.has(key));
+    let [ca_file, certificate_file, private_key_file] = FILES.map(|key| {
+        if wanted {
+            keys.required(key, path)
+        } else {
+            keys.optional(key, path)
+        }
+    });
+    let hosts = keys.optional("hosts", link_hosts).unwrap_or_default();
+    Some(LinkDocument {
+        ca_file: ca_file?,
+        certificate_file: certificate_file?,
+        private_key_file: private_key_file?,
+        hosts,
+    })
+}
+
+fn link_hosts(value: &Value<'_>) -> Option<Vec<LinkHostDocument>> {
+    let mut names = Unique::default();
+    let host = |value: &Value<'_>| {
+        value.group(|keys| {
+            let host_id = keys.required("host-id", |value| names.claim(value, label(value)?));
+            let address = keys.required("address", station_address);
+            Some(LinkHostDocument {
+                host_id: host_id?,
+                address: address?,
+            })
+        })
+    };
+    let hosts = value.list(host)?;
+    if hosts.len() > MAX_HOSTS {
+        return value.refuse(format!(
+            "has {} hosts, and a site has at most {MAX_HOSTS}",
+            hosts.len()
+        ));
+    }
+    Some(hosts)
 }
 
 /// Names and keys tell peers apart, and a block of addresses has one place: none of them may be there twice.

@@ -57,14 +57,19 @@ fn a_full_host_document_decodes_to_what_it_says() {
     assert_eq!(document.host_id, "edge-1");
     assert_eq!(document.ordinal.get(), 7);
     assert_eq!(document.cluster.wireguard_port, 51900);
-    let key_file = document.cluster.foreign_private_key_file.expect("it is set");
-    assert_eq!(
-        Some(key_file.as_path()),
-        fixtures::host("full")
-            .parent()
-            .map(|folder| folder.join("wg.key"))
-            .as_deref()
-    );
+    let key_file = document
+        .cluster
+        .foreign_private_key_file
+        .as_ref()
+        .expect("it is set");
+    let beside = |name| fixtures::host("full").parent().map(|folder| folder.join(name));
+    assert_eq!(Some(key_file.as_path()), beside("wg.key").as_deref());
+    let link = document.cluster.link.as_ref().expect("it is set");
+    assert_eq!(document.cluster.control_port, 4670);
+    assert_eq!(Some(link.ca_file.as_path()), beside("site-ca.pem").as_deref());
+    assert_eq!(link.private_key_file, Path::new("/etc/tidegate/edge-1.key"));
+    assert_eq!(link.hosts[1].host_id, "edge-3");
+    assert_eq!(link.hosts[1].address.to_string(), "2001:db8:1::13");
     let [gateway, edge] = document.cluster.peers.as_slice() else {
         panic!("two peers")
     };
@@ -89,6 +94,8 @@ fn a_minimal_host_document_gets_the_defaults() {
     let document = host::read(&fixtures::host("minimal")).expect("it is legal");
     assert_eq!(document.cluster, host::ClusterDocument::default());
     assert_eq!(document.cluster.wireguard_port, 51820);
+    assert_eq!(document.cluster.control_port, 4668);
+    assert_eq!(document.cluster.link, None);
     assert_eq!(document.datapath, host::DatapathDocument::default());
     assert_eq!(document.network.shared_prefix.to_string(), "100.96.0.0/11");
 }
