@@ -1,13 +1,7 @@
 //! Finding a datapath, and making it and the agent agree: whoever started later gets everything from the other.
 
 use super::datapath::{Greeting, SeamError};
-use super::reconcile::{Family, fragments_outside};
-use super::{Agent, DATAPATH_PATIENCE, Lanes, RECONNECT, Refusal};
-use crate::config::host::Switch;
-use crate::seam::{LaneFeatures, LaneSockets};
-use crate::sys::lane_socket;
-use std::net::{Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd as _;
+use super::{Agent, DATAPATH_PATIENCE, RECONNECT, Refusal};
 use tidegate_stack::plan::PortId;
 
 impl Agent {
@@ -47,7 +41,8 @@ impl Agent {
 
     /// Adopts what the datapath holds, gives it what it lacks, and installs the plan unless it runs already.
     async fn agree(&mut self, greeting: Greeting) -> Result<(), SeamError> {
-        self.in_force = greeting.plan;
+        // One that waits for a predecessor has to be told that there is none any more.
+        self.in_force = greeting.plan.filter(|_| !greeting.standby);
         self.agree_on_lanes(&greeting).await?;
         let lost = self.agree_on_ports(&greeting).await?;
         self.greeting = Some(greeting.clone());
@@ -90,98 +85,6 @@ impl Agent {
         // Without systemd there is nobody to notify.
         drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
         Ok(())
-    }
-
-    async fn agree_on_lanes(&mut self, greeting: &Greeting) -> Result<(), SeamError> {
-        let port = self.host.cluster.wireguard_port;
-        let held = greeting
-            .lanes
-            .clone()
-            .filter(|lanes| lanes.foreign.is_some_and(|listen| listen.port() == port));
-        if let (Some(named), None) = (held.clone(), &self.lanes) {
-            self.lanes = Some(Lanes {
-                sockets: self.datapath.adopt(None).await?,
-                named,
-            });
-        }
-        if self.lanes.is_none() {
-            self.lanes = self.bind_lanes(port);
-        }
-        if held.is_none() {
-            self.give_lanes().await?;
-        }
-        self.set_fragmentation();
-        Ok(())
-    }
-
-    async fn give_lanes(&mut self) -> Result<(), SeamError> {
-        let Some(lanes) = &self.lanes else {
-            return Ok(());
-        };
-        let features = LaneFeatures {
-            gso: self.host.datapath.features.gso != Switch::Off,
-            gro: self.host.datapath.features.gro != Switch::Off,
-        };
-        self.datapath
-            .set_lanes(lanes.named.clone(), features, &lanes.sockets)
-            .await
-    }
-
-    /// Tries again to bind a lane whose port was in use.
-    pub(super) async fn look_for_lanes(&mut self) {
-        if self.lanes.is_some() || !self.datapath.is_connected() {
-            return;
-        }
-        self.lanes = self.bind_lanes(self.host.cluster.wireguard_port);
-        if let Err(error) = self.give_lanes().await {
-            self.lanes = None;
-            self.tell_problem(error.to_string());
-        }
-        self.set_fragmentation();
-    }
-
-    fn bind_lanes(&mut self, port: u16) -> Option<Lanes> {
-        let foreign = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        let own = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port + 1));
-        let bound = [own, foreign].map(|listen| lane_socket::bind(listen, true));
-        match bound.into_iter().collect::<std::io::Result<Vec<_>>>() {
-            Ok(sockets) => {
-                self.lane_problem = None;
-                Some(Lanes {
-                    sockets,
-                    named: LaneSockets {
-                        generation: 0,
-                        ports: vec![own.port()],
-                        foreign: Some(foreign),
-                    },
-                })
-            }
-            Err(error) => {
-                let problem = format!(
-                    "UDP port {port} can't be bound ({error}): nothing passes to other hosts; free it, or set \
-                     `cluster.wireguard-port` in the host document"
-                );
-                if self.lane_problem.as_ref() != Some(&problem) {
-                    tracing::error!("{problem}");
-                    self.lane_problem = Some(problem);
-                }
-                None
-            }
-        }
-    }
-
-    /// Lets the lanes' datagrams be fragmented where the underlay leaves less than 1280 bytes inside, and only there.
-    pub(super) fn set_fragmentation(&self) {
-        let Some(lanes) = &self.lanes else { return };
-        let endpoints = self.host.cluster.peers.iter().filter_map(|peer| peer.endpoint);
-        let fragments = endpoints
-            .map(Family::of)
-            .any(|family| fragments_outside(self.underlay.mtu, family));
-        for socket in &lanes.sockets {
-            if let Err(error) = lane_socket::set_dont_fragment(socket.as_fd(), !fragments) {
-                tracing::warn!(%error, "a lane's fragmentation can't be set");
-            }
-        }
     }
 
     /// Adopts the queues that only the datapath holds, gives it those that only the agent holds, and names the ports

@@ -117,7 +117,10 @@ impl Agent {
             offloads: self.host.datapath.features.vnet_header != Switch::Off,
             memberships,
         };
-        let queues = self.greeting.as_ref().map_or(1, |greeting| greeting.shards);
+        let queues = match self.host.datapath.features.multi_queue {
+            Switch::Off => 1,
+            Switch::Auto | Switch::On => self.greeting.as_ref().map_or(1, |greeting| greeting.shards),
+        };
         let prepared = self.prepared(&attachment, numbers, search, queues);
         self.reservations.insert(
             connection,

@@ -1,6 +1,6 @@
 //! The agent's end of the seam: connects to the datapath, asks one thing at a time, collects events in between.
 
-use crate::seam::{Event, FromDatapath, LaneSockets, PlanDigest, ToDatapath, VERSION, envelope};
+use crate::seam::{Event, FromDatapath, LaneFeatures, LaneSockets, PlanDigest, ToDatapath, VERSION, envelope};
 use crate::sys::memfd;
 use crate::sys::seqpacket::{AsyncConnection, Connection};
 use std::collections::VecDeque;
@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
-use tidegate_stack::plan::{Plan, PortId};
+use tidegate_stack::plan::{Plan, PortId, PublicKey};
 use tidegate_stack::stats::Report;
 
 /// How long an answer may take before the connection is given up: installing a plan on every shard is the slowest.
@@ -52,8 +52,12 @@ pub(crate) struct Greeting {
     pub(crate) boot: u64,
     /// Its process.
     pub(crate) pid: u32,
-    /// Queues that a port needs.
+    /// Its shards: a lane each, and as many queues for a port.
     pub(crate) shards: u32,
+    /// The keys of its lanes, in the order of the shards.
+    pub(crate) lane_keys: Vec<PublicKey>,
+    /// Whether it waits for a predecessor to retire.
+    pub(crate) standby: bool,
     /// The plan in force.
     pub(crate) plan: Option<PlanDigest>,
     /// The ports that it holds.
@@ -110,10 +114,11 @@ impl DatapathClient {
                     boot,
                     pid,
                     shards,
+                    lane_keys,
+                    standby,
                     plan,
                     ports,
                     lanes,
-                    ..
                 },
                 _,
             ) => {
@@ -125,6 +130,8 @@ impl DatapathClient {
                     boot: boot.0,
                     pid,
                     shards,
+                    lane_keys,
+                    standby,
                     plan,
                     ports,
                     lanes,
@@ -138,8 +145,8 @@ impl DatapathClient {
     pub(crate) async fn set_lanes(
         &mut self,
         lanes: LaneSockets,
-        features: crate::seam::LaneFeatures,
-        sockets: &[OwnedFd],
+        features: LaneFeatures,
+        sockets: &[BorrowedFd<'_>],
     ) -> Result<(), SeamError> {
         self.tell(&ToDatapath::SetLanes { lanes, features }, sockets)
             .await
@@ -152,12 +159,13 @@ impl DatapathClient {
         device: &str,
         queues: &[OwnedFd],
     ) -> Result<(), SeamError> {
+        let queues: Vec<_> = queues.iter().map(|queue| queue.as_fd()).collect();
         self.tell(
             &ToDatapath::AddPort {
                 port,
                 device: device.to_owned(),
             },
-            queues,
+            &queues,
         )
         .await
     }
@@ -167,14 +175,14 @@ impl DatapathClient {
         self.tell(&ToDatapath::RemovePort { port }, &[]).await
     }
 
-    /// Puts a plan in force on every shard; the answer is its epoch.
-    pub(crate) async fn install(&mut self, plan: &EncodedPlan) -> Result<u64, SeamError> {
+    /// Puts a plan in force on every shard; the answer is its epoch. In `standby` no port is read.
+    pub(crate) async fn install(&mut self, plan: &EncodedPlan, standby: bool) -> Result<u64, SeamError> {
         let sealed = memfd::seal("tidegate-plan", &plan.bytes).map_err(|source| self.away(source))?;
         match self
             .ask(
                 &ToDatapath::Install {
                     digest: plan.digest,
-                    standby: false,
+                    standby,
                 },
                 &[sealed.as_fd()],
             )
@@ -191,6 +199,16 @@ impl DatapathClient {
             }
             _ => Err(self.unexpected()),
         }
+    }
+
+    /// Has the ports no longer read: a successor does.
+    pub(crate) async fn retire(&mut self) -> Result<(), SeamError> {
+        self.tell(&ToDatapath::Retire, &[]).await
+    }
+
+    /// Has the process end.
+    pub(crate) async fn end(&mut self) -> Result<(), SeamError> {
+        self.tell(&ToDatapath::End, &[]).await
     }
 
     /// The datapath's state.
@@ -232,9 +250,8 @@ impl DatapathClient {
         None
     }
 
-    async fn tell(&mut self, message: &ToDatapath, descriptors: &[OwnedFd]) -> Result<(), SeamError> {
-        let borrowed: Vec<_> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
-        match self.ask(message, &borrowed).await? {
+    async fn tell(&mut self, message: &ToDatapath, descriptors: &[BorrowedFd<'_>]) -> Result<(), SeamError> {
+        match self.ask(message, descriptors).await? {
             (FromDatapath::Done, _) => Ok(()),
             _ => Err(self.unexpected()),
         }

@@ -36,6 +36,12 @@ pub(crate) struct Record {
     pub(crate) last_port: u32,
     /// What was changed on the underlay device, and has to be put back.
     pub(crate) tuned: Option<Tuned>,
+    /// Starts of an agent, this one among them.
+    #[serde(default)]
+    pub(crate) boots: u64,
+    /// The highest number that a start of the datapath was given.
+    #[serde(default)]
+    pub(crate) last_generation: u64,
 }
 
 impl Record {
@@ -43,6 +49,11 @@ impl Record {
     pub(crate) fn next_port(&mut self) -> PortId {
         self.last_port += 1;
         PortId(self.last_port)
+    }
+
+    /// Remembers that a start of the datapath has this number.
+    pub(crate) fn note_generation(&mut self, generation: u64) {
+        self.last_generation = self.last_generation.max(generation);
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) mod cluster;
 mod datapath;
 mod journal;
 pub(crate) mod keys;
+mod lanes;
 pub(crate) mod reconcile;
 mod reports;
 #[cfg(test)]
@@ -38,12 +39,13 @@ pub(crate) mod underlay;
 
 use crate::cli::Places;
 use crate::config::host::{self, HostDocument};
-use crate::seam::{Event, LaneSockets, PlanDigest};
+use crate::seam::{Event, PlanDigest};
 use anyhow::Context as _;
 use api::{Call, ConnectionId, Refusal, Request, Response};
 use attachments::Reservation;
 use datapath::{DatapathClient, EncodedPlan, Greeting};
 use journal::{Journal, Record};
+use lanes::{ForeignLane, LaneProblems, Lanes};
 use reconcile::{Applications, Inputs, Keys};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -54,8 +56,8 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use underlay::Underlay;
 
-/// How often a datapath that is away is looked for: it must be found again within 200 ms.
-const RECONNECT: Duration = Duration::from_millis(100);
+/// How often a datapath that is away is looked for: nothing passes from its restart until it is found.
+const RECONNECT: Duration = Duration::from_millis(20);
 /// How long a verb waits for a datapath that is away.
 const DATAPATH_PATIENCE: Duration = Duration::from_secs(5);
 /// How often devices are looked at: the datapath's event about a dead one is only a hint.
@@ -105,12 +107,6 @@ struct Intent {
     record: Record,
 }
 
-/// The lanes' sockets.
-struct Lanes {
-    sockets: Vec<OwnedFd>,
-    named: LaneSockets,
-}
-
 /// The agent's whole state.
 struct Agent {
     places: Places,
@@ -121,7 +117,9 @@ struct Agent {
     intent: Intent,
     /// Duplicates of the queues of every port: a datapath that starts gets them from here.
     queues: BTreeMap<PortId, Vec<OwnedFd>>,
+    /// The lanes of the datapath that reads the ports.
     lanes: Option<Lanes>,
+    foreign: Option<ForeignLane>,
     /// What connections prepared and haven't committed yet.
     reservations: BTreeMap<ConnectionId, Reservation>,
     datapath: DatapathClient,
@@ -133,8 +131,7 @@ struct Agent {
     problems: Vec<String>,
     /// What of the boot folder was left out.
     boot_problems: Vec<String>,
-    /// Why there are no lanes.
-    lane_problem: Option<String>,
+    lane_problems: LaneProblems,
 }
 
 impl Agent {
@@ -161,6 +158,7 @@ impl Agent {
             },
             queues: BTreeMap::new(),
             lanes: None,
+            foreign: None,
             reservations: BTreeMap::new(),
             datapath: DatapathClient::new(places.datapath_socket()),
             greeting: None,
@@ -168,7 +166,7 @@ impl Agent {
             epoch: 0,
             problems: Vec::new(),
             boot_problems: Vec::new(),
-            lane_problem: None,
+            lane_problems: LaneProblems::default(),
         };
         agent
             .intent
@@ -291,7 +289,7 @@ impl Agent {
         if self.in_force == Some(plan.digest) {
             return Ok(());
         }
-        self.epoch = self.datapath.install(plan).await?;
+        self.epoch = self.datapath.install(plan, false).await?;
         self.in_force = Some(plan.digest);
         tracing::info!(
             epoch = self.epoch,

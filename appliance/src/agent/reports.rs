@@ -118,7 +118,7 @@ impl Agent {
             site: self.host.site.clone(),
             ordinal: self.host.ordinal.get(),
             public_key: self.keys.foreign_lane.public_key().to_base64(),
-            lane: self.lanes.as_ref().and_then(|lanes| lanes.named.foreign),
+            lane: self.foreign.as_ref().map(|lane| lane.listen),
             underlay: UnderlayStatus {
                 device: self.underlay.device.clone(),
                 mtu: self.underlay.mtu,
@@ -132,7 +132,7 @@ impl Agent {
             problems: self
                 .problems
                 .iter()
-                .chain(&self.lane_problem)
+                .chain(self.lane_problems.iter())
                 .chain(&self.boot_problems)
                 .cloned()
                 .collect(),
@@ -146,7 +146,7 @@ impl Agent {
             let id = self.intent.record.peers.get(&peer.public_key);
             let told = report.peers.iter().find(|line| Some(line.peer) == id);
             let endpoint = told.and_then(|line| line.endpoint).or(peer.endpoint);
-            let family = endpoint.map_or(reconcile::Family::Ipv4, reconcile::Family::of);
+            let family = endpoint.map_or(reconcile::Family::Ipv4, |endpoint| reconcile::Family::of(endpoint.ip()));
             PeerLine {
                 name: peer.name.clone(),
                 ordinal: peer.ordinal.get(),

@@ -151,6 +151,8 @@ fn underlay(document: &HostDocument) -> Vec<Finding> {
         .peers
         .iter()
         .filter_map(|peer| peer.endpoint)
+        .map(|endpoint| endpoint.ip())
+        .chain(document.cluster.hosts().map(|host| host.address))
         .map(reconcile::Family::of);
     let cut = families
         .into_iter()

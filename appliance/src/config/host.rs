@@ -77,6 +77,13 @@ pub(crate) struct ClusterDocument {
     pub(crate) peers: Vec<PeerDocument>,
 }
 
+impl ClusterDocument {
+    /// The other hosts that the document names.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &LinkHostDocument> {
+        self.link.iter().flat_map(|link| &link.hosts)
+    }
+}
+
 impl Default for ClusterDocument {
     fn default() -> Self {
         Self {

@@ -265,6 +265,8 @@ pub(crate) fn instance_mtu(host: &HostDocument, underlay_mtu: u32) -> Mtu {
         .peers
         .iter()
         .filter_map(|peer| peer.endpoint)
+        .map(|endpoint| endpoint.ip())
+        .chain(host.cluster.hosts().map(|host| host.address))
         .map(Family::of);
     families
         .map(|family| inner_mtu(underlay_mtu, family))
@@ -360,7 +362,7 @@ fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Peer> {
             });
             continue;
         };
-        let family = document.endpoint.map_or(Family::Ipv4, Family::of);
+        let family = document.endpoint.map_or(Family::Ipv4, |endpoint| Family::of(endpoint.ip()));
         peers.push(Peer {
             id,
             name: document.name.clone(),

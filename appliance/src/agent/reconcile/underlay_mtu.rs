@@ -1,6 +1,6 @@
 //! How large a packet inside may be, by the underlay's MTU and family.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use tidegate_stack::plan::Mtu;
 
 /// UDP header (RFC 768).
@@ -20,9 +20,9 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    /// The family of an endpoint.
-    pub(crate) fn of(endpoint: SocketAddr) -> Self {
-        if endpoint.is_ipv4() {
+    /// The family of an address.
+    pub(crate) fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() {
             Self::Ipv4
         } else {
             Self::Ipv6
