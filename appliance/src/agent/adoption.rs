@@ -81,6 +81,7 @@ impl Agent {
                 return Ok(());
             }
         }
+        self.publish();
         self.drop_strangers(&greeting).await?;
         // Without systemd there is nobody to notify.
         drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));

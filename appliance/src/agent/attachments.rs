@@ -60,7 +60,8 @@ impl Agent {
             name: query.application.clone(),
         };
         self.check_service(&key, &query.service)?;
-        if let Some(existing) = self.find_attachment(query).cloned() {
+        let existing = self.find_attachment(query).cloned();
+        if let Some(existing) = &existing {
             if existing.namespace != namespace || existing.interface != query.interface {
                 return Err(Refusal::because(format!(
                     "{} of {key} is attached already, as {} in another namespace or under another name: detach it first",
@@ -68,18 +69,25 @@ impl Agent {
                     existing.interface
                 )));
             }
-            if !self.re_attach_needed(&existing) {
-                return Ok(Response::Attached(attached(&existing, true)));
+            if !self.re_attach_needed(existing) {
+                return Ok(Response::Attached(attached(existing, true)));
             }
             // Its application has other addresses by now: the device is made anew.
             self.take_away(existing.port).await?;
         }
         self.check_interface(namespace, query)?;
 
-        let number = query
-            .number
+        let number = existing
+            .as_ref()
+            .map(|existing| existing.number)
+            .or(query.number)
             .unwrap_or_else(|| self.lowest_number(&key, &query.service));
         let name = instance_name(&query.service, number);
+        if let (None, Some(host)) = (existing, self.host_of(&key, &query.service, number)) {
+            return Err(Refusal::because(format!(
+                "{name} of {key} is attached on host {host}: detach it there, or take another number"
+            )));
+        }
         if self.reservations.values().any(|reservation| {
             reservation.attachment.application == key && reservation.attachment.name() == name
         }) {
@@ -244,6 +252,7 @@ impl Agent {
         if let Err(error) = self.save() {
             self.tell_problem(format!("{error:#}"));
         }
+        self.publish();
     }
 
     /// Looks for devices that died unnoticed: the datapath's event is only a hint.
@@ -365,15 +374,13 @@ impl Agent {
             .reservations
             .values()
             .map(|reservation| &reservation.attachment);
-        let used: Vec<_> = self
-            .intent
-            .record
-            .attachments
-            .iter()
-            .chain(reserved)
-            .filter(|attachment| attachment.application == *key && attachment.service == service)
-            .map(|attachment| attachment.number)
-            .collect();
+        let mut used = self.numbers_elsewhere(key, service);
+        let attachments = self.intent.record.attachments.iter().chain(reserved);
+        used.extend(
+            attachments
+                .filter(|attachment| attachment.application == *key && attachment.service == service)
+                .map(|attachment| attachment.number),
+        );
         (1..).find(|number| !used.contains(number)).unwrap_or(1)
     }
 

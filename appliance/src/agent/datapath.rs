@@ -1,6 +1,8 @@
 //! The agent's end of the seam: connects to the datapath, asks one thing at a time, collects events in between.
 
-use crate::seam::{Event, FromDatapath, LaneFeatures, LaneSockets, PlanDigest, ToDatapath, VERSION, envelope};
+use crate::seam::{
+    Event, FromDatapath, LaneFeatures, LaneSockets, PlanDigest, ToDatapath, VERSION, envelope,
+};
 use crate::sys::memfd;
 use crate::sys::seqpacket::{AsyncConnection, Connection};
 use std::collections::VecDeque;

@@ -3,7 +3,7 @@
 //! One JSON file, replaced whole: written beside, synced, renamed. A file that can't be understood is set aside under
 //! another name with an error in the log, and the agent starts with an empty one.
 
-use super::reconcile::{Allocations, Attachment, PeerNumbers};
+use super::reconcile::{Allocations, Attachment, KnownHosts, PeerNumbers};
 use super::underlay::Tuned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ pub(crate) struct Record {
     pub(crate) attachments: Vec<Attachment>,
     /// Indices of instances.
     pub(crate) allocations: Allocations,
-    /// Numbers of peers.
+    /// Numbers of peers and of hosts.
     pub(crate) peers: PeerNumbers,
     /// The last port number given.
     pub(crate) last_port: u32,
@@ -42,6 +42,12 @@ pub(crate) struct Record {
     /// The highest number that a start of the datapath was given.
     #[serde(default)]
     pub(crate) last_generation: u64,
+    /// The other hosts of the site, as their last records told.
+    #[serde(default)]
+    pub(crate) hosts: KnownHosts,
+    /// The last time that this host knew, in seconds of the Unix epoch; 0 for none.
+    #[serde(default)]
+    pub(crate) last_time: u64,
 }
 
 impl Record {

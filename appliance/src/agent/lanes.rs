@@ -79,7 +79,11 @@ impl Lanes {
 impl Agent {
     /// Makes the agent and a datapath that it just met agree on the lanes' sockets.
     pub(super) async fn agree_on_lanes(&mut self, greeting: &Greeting) -> Result<(), SeamError> {
-        if self.lanes.as_ref().is_some_and(|lanes| lanes.boot != greeting.boot) {
+        if self
+            .lanes
+            .as_ref()
+            .is_some_and(|lanes| lanes.boot != greeting.boot)
+        {
             // Their process is gone, and their keys with it.
             self.lanes = None;
         }
@@ -209,7 +213,11 @@ impl Agent {
     async fn give_lanes(&mut self) -> Result<(), SeamError> {
         let features = self.lane_features();
         match &self.lanes {
-            Some(lanes) => lanes.give(&mut self.datapath, self.foreign.as_ref(), features).await,
+            Some(lanes) => {
+                lanes
+                    .give(&mut self.datapath, self.foreign.as_ref(), features)
+                    .await
+            }
             None => Ok(()),
         }
     }
@@ -270,7 +278,11 @@ mod tests {
         let ports = |generation| lane_ports(51820, generation).collect::<Vec<_>>();
         assert_eq!(ports(2).first(), Some(&51821));
         assert_eq!(ports(3).first(), Some(&51885));
-        assert_eq!(ports(3).last(), Some(&51948), "the 128 ports behind the foreign lane's");
+        assert_eq!(
+            ports(3).last(),
+            Some(&51948),
+            "the 128 ports behind the foreign lane's"
+        );
         assert!(ports(2).iter().all(|port| !ports(3).contains(port)));
     }
 

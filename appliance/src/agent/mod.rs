@@ -5,7 +5,9 @@
 //! 1. **a call** from the control socket ([`api`]): `apply` and `delete` ([`applications`]), `attach` and `detach`
 //!    ([`attachments`]), and questions ([`reports`]);
 //! 2. **the datapath** came, went, or tells something ([`adoption`], [`datapath`]);
-//! 3. **time**: a device whose namespace died is detached, an underlay whose MTU changed makes another plan.
+//! 3. **the site**: another host tells something new about itself ([`site`]);
+//! 4. **time**: a device whose namespace died is detached, an underlay whose MTU or addresses changed
+//!    makes another plan.
 //!
 //! Each ends in the same way: an [`Intent`] becomes a plan ([`reconcile`]), the datapath installs it, the [`journal`]
 //! keeps it. An intent that makes no plan, or that the datapath refuses, leaves everything as it was.
@@ -33,6 +35,7 @@ pub(crate) mod keys;
 mod lanes;
 pub(crate) mod reconcile;
 mod reports;
+mod site;
 #[cfg(test)]
 mod tests;
 pub(crate) mod underlay;
@@ -47,6 +50,7 @@ use datapath::{DatapathClient, EncodedPlan, Greeting};
 use journal::{Journal, Record};
 use lanes::{ForeignLane, LaneProblems, Lanes};
 use reconcile::{Applications, Inputs, Keys};
+use site::SiteLink;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -62,8 +66,8 @@ const RECONNECT: Duration = Duration::from_millis(20);
 const DATAPATH_PATIENCE: Duration = Duration::from_secs(5);
 /// How often devices are looked at: the datapath's event about a dead one is only a hint.
 const DEVICE_CHECK: Duration = Duration::from_secs(2);
-/// How often the underlay's MTU is looked at.
-const UNDERLAY_CHECK: Duration = Duration::from_secs(10);
+/// How often the underlay's MTU and addresses are looked at, and what couldn't be begun is tried again.
+const UNDERLAY_CHECK: Duration = Duration::from_secs(2);
 /// Calls that wait for their turn.
 const WAITING_CALLS: usize = 64;
 
@@ -120,6 +124,9 @@ struct Agent {
     /// The lanes of the datapath that reads the ports.
     lanes: Option<Lanes>,
     foreign: Option<ForeignLane>,
+    /// The lanes of its successor, while there is one.
+    successors_lanes: Option<Lanes>,
+    site: SiteLink,
     /// What connections prepared and haven't committed yet.
     reservations: BTreeMap<ConnectionId, Reservation>,
     datapath: DatapathClient,
@@ -144,7 +151,7 @@ impl Agent {
                 %error, assumed_mtu = underlay::USUAL_MTU,
                 "the underlay's device isn't known, so neither is its MTU: set `cluster.interface` in the host document"
             );
-            Underlay { device: host.cluster.interface.clone(), mtu: underlay::USUAL_MTU }
+            Underlay { device: host.cluster.interface.clone(), mtu: underlay::USUAL_MTU, addresses: Vec::new() }
         });
         let mut agent = Self {
             places: places.clone(),
@@ -159,6 +166,8 @@ impl Agent {
             queues: BTreeMap::new(),
             lanes: None,
             foreign: None,
+            successors_lanes: None,
+            site: SiteLink::default(),
             reservations: BTreeMap::new(),
             datapath: DatapathClient::new(places.datapath_socket()),
             greeting: None,
@@ -173,6 +182,10 @@ impl Agent {
             .record
             .peers
             .number(agent.host.cluster.peers.iter().map(|peer| peer.public_key));
+        agent.intent.record.boots += 1;
+        if !agent.has_site() {
+            agent.intent.record.hosts.clear();
+        }
         agent.apply_boot_folder();
         // They stay true whatever comes into force later.
         agent.boot_problems = std::mem::take(&mut agent.problems);
@@ -220,6 +233,7 @@ impl Agent {
                     Some(Call::Ended(connection)) => self.forget_reservation(connection),
                     None => return Ok(()),
                 },
+                () = self.site.changed() => self.note_site().await,
                 _ = devices.tick(), if !self.queues.is_empty() => self.look_at_devices().await,
                 _ = underlay.tick() => self.look_at_underlay().await,
             }
@@ -248,17 +262,24 @@ impl Agent {
         outcome.unwrap_or_else(Response::Refused)
     }
 
-    /// Makes the plan of an intent.
-    fn plan(&self, intent: &Intent) -> Result<EncodedPlan, Vec<String>> {
-        let plan = reconcile::plan(&Inputs {
+    /// What a plan for an intent follows from.
+    fn inputs<'a>(&'a self, intent: &'a Intent) -> Inputs<'a> {
+        Inputs {
             host: &self.host,
             applications: &intent.applications,
             attachments: &intent.record.attachments,
+            hosts: &intent.record.hosts,
             peers: &intent.record.peers,
             keys: &self.keys,
             underlay_mtu: self.underlay.mtu,
-        })
-        .map_err(|errors| errors.0.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+            addresses: &self.underlay.addresses,
+        }
+    }
+
+    /// Makes the plan of an intent.
+    fn plan(&self, intent: &Intent) -> Result<EncodedPlan, Vec<String>> {
+        let plan = reconcile::plan(&self.inputs(intent))
+            .map_err(|errors| errors.0.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         EncodedPlan::of(&plan).map_err(|error| vec![format!("the plan can't be encoded: {error}")])
     }
 
@@ -282,6 +303,8 @@ impl Agent {
             return Err(Refusal::because(error));
         }
         self.problems.clear();
+        self.note_conflicts();
+        self.publish();
         Ok(self.epoch)
     }
 
@@ -300,6 +323,7 @@ impl Agent {
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
+        self.note_time();
         self.intent.record.applications = self
             .intent
             .applications
@@ -316,13 +340,22 @@ impl Agent {
 
     async fn look_at_underlay(&mut self) {
         self.look_for_lanes().await;
+        self.join_site().await;
+        self.note_site().await;
+        if self.time_is_stale()
+            && let Err(error) = self.save()
+        {
+            self.tell_problem(format!("{error:#}"));
+        }
         let Ok(found) = underlay::find(&self.host) else {
             return;
         };
         if found == self.underlay {
             return;
         }
-        tracing::info!(device = found.device, mtu = found.mtu, "the underlay changed");
+        tracing::info!(
+            device = found.device, mtu = found.mtu, addresses = ?found.addresses, "the underlay changed"
+        );
         self.underlay = found;
         self.set_fragmentation();
         if self.datapath.is_connected()

@@ -133,6 +133,7 @@ impl Agent {
                 .problems
                 .iter()
                 .chain(self.lane_problems.iter())
+                .chain(self.site.problems())
                 .chain(&self.boot_problems)
                 .cloned()
                 .collect(),
@@ -146,7 +147,9 @@ impl Agent {
             let id = self.intent.record.peers.get(&peer.public_key);
             let told = report.peers.iter().find(|line| Some(line.peer) == id);
             let endpoint = told.and_then(|line| line.endpoint).or(peer.endpoint);
-            let family = endpoint.map_or(reconcile::Family::Ipv4, |endpoint| reconcile::Family::of(endpoint.ip()));
+            let family = endpoint.map_or(reconcile::Family::Ipv4, |endpoint| {
+                reconcile::Family::of(endpoint.ip())
+            });
             PeerLine {
                 name: peer.name.clone(),
                 ordinal: peer.ordinal.get(),

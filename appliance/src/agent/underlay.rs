@@ -2,9 +2,10 @@
 
 use crate::config::host::{HostDocument, Switch};
 use crate::sys::ethtool;
-use crate::sys::netlink::Netlink;
+use crate::sys::netlink::{Link, Netlink};
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::net::IpAddr;
 
 /// What is assumed of an underlay whose device isn't known.
 pub(crate) const USUAL_MTU: u32 = 1500;
@@ -18,6 +19,8 @@ pub(crate) struct Underlay {
     pub(crate) device: Option<String>,
     /// Its MTU, in bytes.
     pub(crate) mtu: u32,
+    /// Its addresses by which other hosts can reach it, IPv4 before IPv6.
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 /// A setting of a device as it was before it was changed.
@@ -29,19 +32,36 @@ pub(crate) struct Tuned {
     pub(crate) former: bool,
 }
 
-/// Finds the device: the one that the document names, or the one that leads to the first peer.
+/// Finds the device: the one that the document names, or the one that leads to the first host or peer.
 ///
 /// # Errors
 /// When there is no such device, or nothing that names one.
 pub(crate) fn find(host: &HostDocument) -> io::Result<Underlay> {
+    let mut netlink = Netlink::open()?;
     let link = match &host.cluster.interface {
-        Some(name) => Netlink::open()?.link(name)?,
-        None => route_device(host)?,
+        Some(name) => netlink.link(name)?,
+        None => route_device(host, &mut netlink)?,
     };
+    let addresses = netlink.addresses(link.index)?;
     Ok(Underlay {
         device: Some(link.name),
         mtu: link.mtu,
+        addresses: reachable(addresses.into_iter().map(|network| network.addr())),
     })
+}
+
+/// The addresses that mean this host everywhere, in one order.
+fn reachable(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut reachable: Vec<_> = addresses
+        .filter(|address| match address {
+            IpAddr::V4(address) => !address.is_link_local(),
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        })
+        .collect();
+    // IPv4 sorts before IPv6.
+    reachable.sort_unstable();
+    reachable.dedup();
+    reachable
 }
 
 /// Switches [`GRO_FORWARDING`] on, and tells what was there before when that was another value.
@@ -85,20 +105,19 @@ fn switch(device: &str, on: bool) -> io::Result<bool> {
     Ok(feature.on)
 }
 
-fn route_device(host: &HostDocument) -> io::Result<crate::sys::netlink::Link> {
-    let endpoint = host
-        .cluster
-        .peers
-        .iter()
-        .find_map(|peer| peer.endpoint)
+fn route_device(host: &HostDocument, netlink: &mut Netlink) -> io::Result<Link> {
+    let hosts = host.cluster.hosts().map(|host| host.address);
+    let peers = host.cluster.peers.iter().filter_map(|peer| peer.endpoint);
+    let destination = hosts
+        .chain(peers.map(|endpoint| endpoint.ip()))
+        .next()
         .ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::NotFound,
-                "the document names neither an interface nor a peer's endpoint",
+                "the document names neither an interface nor another host's address",
             )
         })?;
-    let mut netlink = Netlink::open()?;
-    let path = netlink.path_to(endpoint.ip())?;
+    let path = netlink.path_to(destination)?;
     netlink
         .links()?
         .into_iter()
@@ -106,7 +125,22 @@ fn route_device(host: &HostDocument) -> io::Result<crate::sys::netlink::Link> {
         .ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::NotFound,
-                format!("the route to {} leads to no device", endpoint.ip()),
+                format!("the route to {destination} leads to no device"),
             )
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_mean_another_host_elsewhere_are_not_told() {
+        let addresses = ["fe80::1", "2001:db8::11", "192.0.2.11", "169.254.1.1"];
+        let told = reachable(addresses.iter().map(|address| address.parse().unwrap()));
+        assert_eq!(
+            told.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["192.0.2.11", "2001:db8::11"]
+        );
+    }
 }

@@ -67,31 +67,52 @@ impl Allocations {
     }
 }
 
-/// The ids of peers, by public key: another key is another peer, and an id is never given twice.
+/// The ids of peers: foreign ones by public key (another key is another peer), hosts of the site by name. An id is never
+/// given twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PeerNumbers {
     next: u32,
     by_key: BTreeMap<String, PeerId>,
+    #[serde(default)]
+    by_host: BTreeMap<String, PeerId>,
 }
 
 impl PeerNumbers {
     /// Gives every key that has none a number, and forgets keys that are gone.
     pub(crate) fn number(&mut self, keys: impl Iterator<Item = PublicKey>) {
-        let mut kept = BTreeMap::new();
-        for key in keys.map(|key| key.to_base64()) {
-            let id = self.by_key.get(&key).copied().unwrap_or_else(|| {
-                self.next += 1;
-                PeerId(self.next)
-            });
-            kept.insert(key, id);
-        }
-        self.by_key = kept;
+        let keys = keys.map(|key| key.to_base64());
+        self.by_key = renumber(&self.by_key, keys, &mut self.next);
+    }
+
+    /// Gives every host that has none a number, and forgets hosts that are gone.
+    pub(crate) fn number_hosts<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
+        self.by_host = renumber(&self.by_host, names.cloned(), &mut self.next);
     }
 
     /// The number of a key.
     pub(crate) fn get(&self, key: &PublicKey) -> Option<PeerId> {
         self.by_key.get(&key.to_base64()).copied()
     }
+
+    /// The number of a host.
+    pub(crate) fn get_host(&self, name: &str) -> Option<PeerId> {
+        self.by_host.get(name).copied()
+    }
+}
+
+fn renumber(
+    numbers: &BTreeMap<String, PeerId>,
+    names: impl Iterator<Item = String>,
+    last: &mut u32,
+) -> BTreeMap<String, PeerId> {
+    let number = |name: String| {
+        let id = numbers.get(&name).copied().unwrap_or_else(|| {
+            *last += 1;
+            PeerId(*last)
+        });
+        (name, id)
+    };
+    names.map(number).collect()
 }
 
 #[cfg(test)]
@@ -143,5 +164,15 @@ mod tests {
         assert_eq!(peers.get(&keys[0]), Some(PeerId(1)));
         assert_eq!(peers.get(&keys[1]), None);
         assert_eq!(peers.get(&keys[2]), Some(PeerId(3)));
+        let hosts = ["edge-2", "edge-3"].map(str::to_owned);
+        peers.number_hosts(hosts.iter());
+        peers.number_hosts(hosts[1..].iter());
+        assert_eq!(peers.get_host("edge-2"), None);
+        assert_eq!(peers.get_host("edge-3"), Some(PeerId(5)));
+        assert_eq!(
+            peers.get(&keys[0]),
+            Some(PeerId(1)),
+            "hosts and keys have one row of numbers"
+        );
     }
 }

@@ -4,9 +4,11 @@
 //! and a datapath that runs it already is left alone. All contradictions are told at once.
 
 mod allocation;
+mod site;
 mod underlay_mtu;
 
 pub(crate) use allocation::{Allocations, PeerNumbers};
+pub(crate) use site::{Conflict, KnownHost, KnownHosts, learn};
 pub(crate) use underlay_mtu::{Family, fragments_outside, inner_mtu};
 
 use crate::config::application::ApplicationDocument;
@@ -14,6 +16,7 @@ use crate::config::host::{HostDocument, PeerDocument, PeerNetworksDocument};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use tidegate_stack::plan::{
     ForeignReach, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind, NetworkNumbers, Peer,
     PeerNetworks, Plan, PortId, PresharedKey, PrivateKey, Reach, Vni, derive_vni, site_ipv6_prefix,
@@ -112,12 +115,16 @@ pub(crate) struct Inputs<'a> {
     pub(crate) applications: &'a Applications,
     /// The instances attached here.
     pub(crate) attachments: &'a [Attachment],
-    /// The numbers of peers.
+    /// The other hosts of the site.
+    pub(crate) hosts: &'a KnownHosts,
+    /// The numbers of peers, and of those hosts.
     pub(crate) peers: &'a PeerNumbers,
     /// The secrets.
     pub(crate) keys: &'a Keys,
     /// The underlay's MTU, in bytes.
     pub(crate) underlay_mtu: u32,
+    /// This host's underlay addresses.
+    pub(crate) addresses: &'a [IpAddr],
 }
 
 /// A contradiction among the inputs.
@@ -216,7 +223,8 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanErrors> {
     let mut errors = Vec::new();
     let networks = networks(inputs, &mut errors);
     let instances = instances(inputs, &networks, &mut errors);
-    let peers = peers(inputs, &mut errors);
+    let mut peers = peers(inputs, &mut errors);
+    peers.extend(site::peers(inputs, &mut errors).0);
     if !errors.is_empty() {
         return Err(PlanErrors(errors));
     }
@@ -229,6 +237,11 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanErrors> {
     };
     plan.normalise();
     Ok(plan)
+}
+
+/// What keeps other hosts of the site, or networks of theirs, out of the plan.
+pub(crate) fn conflicts(inputs: &Inputs<'_>) -> Vec<Conflict> {
+    site::peers(inputs, &mut Vec::new()).1
 }
 
 /// The number of an application's network.
@@ -362,7 +375,9 @@ fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Peer> {
             });
             continue;
         };
-        let family = document.endpoint.map_or(Family::Ipv4, |endpoint| Family::of(endpoint.ip()));
+        let family = document
+            .endpoint
+            .map_or(Family::Ipv4, |endpoint| Family::of(endpoint.ip()));
         peers.push(Peer {
             id,
             name: document.name.clone(),

@@ -1,9 +1,10 @@
 //! Inputs and the plans that follow from them.
 
 use super::*;
+use crate::agent::cluster::record::{LaneGeneration, LaneRecord, NetworkRecord, NetworkSettings};
 use crate::config::{application, host};
 use std::path::Path;
-use tidegate_stack::plan::Reach;
+use tidegate_stack::plan::{Generation, HostOrdinal, PublicKey, Reach, RemoteLane};
 
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
@@ -12,6 +13,8 @@ struct World {
     host: HostDocument,
     applications: Applications,
     attachments: Vec<Attachment>,
+    hosts: KnownHosts,
+    addresses: Vec<IpAddr>,
     peers: PeerNumbers,
     keys: Keys,
     underlay_mtu: u32,
@@ -31,6 +34,8 @@ impl World {
                 .map(|document| (ApplicationKey::of(&document), document))
                 .collect(),
             attachments: Vec::new(),
+            hosts: KnownHosts::new(),
+            addresses: vec!["192.0.2.11".parse().unwrap()],
             peers: numbers,
             keys: Keys {
                 foreign_lane: PrivateKey::from_bytes([7; 32]),
@@ -61,15 +66,21 @@ impl World {
         });
     }
 
-    fn plan(&self) -> Result<Plan, PlanErrors> {
-        plan(&Inputs {
+    fn inputs(&self) -> Inputs<'_> {
+        Inputs {
             host: &self.host,
             applications: &self.applications,
             attachments: &self.attachments,
             peers: &self.peers,
             keys: &self.keys,
             underlay_mtu: self.underlay_mtu,
-        })
+            hosts: &self.hosts,
+            addresses: &self.addresses,
+        }
+    }
+
+    fn plan(&self) -> Result<Plan, PlanErrors> {
+        plan(&self.inputs())
     }
 
     fn errors(&self) -> String {
@@ -208,4 +219,216 @@ fn a_preshared_key_reaches_its_peer() {
     assert!(reach.preshared_key.is_some());
     assert_eq!(reach.keepalive, Some(25));
     assert_eq!(reach.endpoint, None);
+}
+
+/// A host with two lanes of one generation, which takes part in the network of acme/shop.
+fn known(ordinal: u64) -> KnownHost {
+    let network = &World::new("", SHOP).host.network;
+    KnownHost {
+        ordinal: HostOrdinal::try_from(ordinal).unwrap(),
+        addresses: vec!["192.0.2.12".parse().unwrap(), "2001:db8::12".parse().unwrap()],
+        generations: vec![LaneGeneration {
+            number: 4,
+            lanes: vec![lane(51821, 1), lane(51822, 2)],
+        }],
+        network: NetworkSettings {
+            application_prefix: network.application_prefix,
+            shared_prefix: network.shared_prefix,
+        },
+        networks: vec![NetworkRecord {
+            tenant: "acme".to_owned(),
+            name: "shop".to_owned(),
+            kind: NetworkKind::Application,
+            vni: derive_vni("acme", NetworkKind::Application, "shop"),
+        }],
+    }
+}
+
+fn lane(port: u16, key: u8) -> LaneRecord {
+    LaneRecord {
+        port,
+        public_key: PublicKey::from_bytes([key; 32]),
+    }
+}
+
+impl World {
+    fn know(&mut self, name: &str, host: KnownHost) {
+        self.hosts.insert(name.to_owned(), host);
+        self.peers.number_hosts(self.hosts.keys());
+    }
+
+    fn conflicts(&self) -> Vec<String> {
+        conflicts(&self.inputs())
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+}
+
+#[test]
+fn a_host_of_the_site_is_a_peer_by_its_lanes_and_the_networks_of_both() {
+    let mut world = World::new(&peer(""), SHOP);
+    let mut host = known(3);
+    host.networks.push(NetworkRecord {
+        tenant: "acme".to_owned(),
+        name: "historian".to_owned(),
+        kind: NetworkKind::Application,
+        vni: Vni::try_from(4711).unwrap(),
+    });
+    world.know("edge-3", host);
+    let plan = world.plan().unwrap();
+    let [foreign, site] = plan.peers.as_slice() else {
+        panic!("two peers")
+    };
+    assert!(matches!(foreign.reach, Reach::Foreign(_)));
+    assert_eq!(
+        (site.name.as_str(), site.ordinal.get(), site.id.0),
+        ("edge-3", 3, 2)
+    );
+    assert_eq!(site.mtu.get(), 1390);
+    let shop = derive_vni("acme", NetworkKind::Application, "shop");
+    assert_eq!(
+        site.networks,
+        PeerNetworks::Only([shop].into()),
+        "the other one isn't here"
+    );
+    let Reach::Site(generations) = &site.reach else {
+        panic!("a host of the site")
+    };
+    let lanes = [(51821, 1), (51822, 2)].map(|(port, key)| RemoteLane {
+        public_key: PublicKey::from_bytes([key; 32]),
+        endpoint: format!("192.0.2.12:{port}").parse().unwrap(),
+    });
+    let expected = Generation {
+        number: 4,
+        lanes: lanes.to_vec(),
+    };
+    assert_eq!(*generations, [expected]);
+    assert_eq!(world.conflicts(), [""; 0]);
+}
+
+#[test]
+fn a_host_is_reached_at_the_address_of_the_document_or_of_a_family_that_both_have() {
+    let endpoint = |world: &World| match &world.plan().unwrap().peers[0].reach {
+        Reach::Site(generations) => generations[0].lanes[0].endpoint.ip().to_string(),
+        Reach::Foreign(_) => panic!("a host of the site"),
+    };
+    let mut world = World::new("", SHOP);
+    world.know("edge-3", known(3));
+    assert_eq!(endpoint(&world), "192.0.2.12");
+    world.addresses = vec!["2001:db8::11".parse().unwrap()];
+    assert_eq!(endpoint(&world), "2001:db8::12");
+    assert_eq!(world.plan().unwrap().peers[0].mtu.get(), 1370);
+    let named = |address: &str| {
+        Some(host::LinkDocument {
+            ca_file: "ca.pem".into(),
+            certificate_file: "edge-1.pem".into(),
+            private_key_file: "edge-1.key".into(),
+            hosts: vec![host::LinkHostDocument {
+                host_id: "edge-3".to_owned(),
+                address: address.parse().unwrap(),
+            }],
+        })
+    };
+    world.host.cluster.link = named("192.0.2.12");
+    assert_eq!(endpoint(&world), "192.0.2.12");
+    world.host.cluster.link = named("192.0.2.99");
+    assert_eq!(endpoint(&world), "2001:db8::12", "it no longer has that one");
+}
+
+#[test]
+fn a_host_whose_datapath_never_started_is_known_and_not_reached() {
+    let mut world = World::new("", SHOP);
+    let mut host = known(3);
+    host.generations[0].lanes.clear();
+    let body = crate::agent::cluster::record::RecordBody {
+        ordinal: host.ordinal,
+        addresses: host.addresses.clone(),
+        generations: host.generations.clone(),
+        network: host.network,
+        networks: host.networks.clone(),
+        instances: Vec::new(),
+        later: serde_json::Map::new(),
+    };
+    world.know("edge-3", KnownHost::of(&body));
+    assert!(matches!(&world.plan().unwrap().peers[0].reach, Reach::Site(none) if none.is_empty()));
+}
+
+#[test]
+fn an_ordinal_that_two_hosts_claim_stays_with_the_one_that_was_known_first() {
+    let mut world = World::new(&peer(""), SHOP);
+    world.know("edge-9", known(9));
+    world.know("edge-3", known(9));
+    world.know("edge-4", known(1));
+    world.know("edge-5", known(2));
+    let plan = world.plan().unwrap();
+    let names: Vec<_> = plan.peers.iter().map(|peer| peer.name.as_str()).collect();
+    assert_eq!(names, ["edge-2", "edge-9"]);
+    let told = world.conflicts().join("\n");
+    assert!(
+        told.contains("host edge-9 and host edge-3 both have ordinal 9"),
+        "{told}"
+    );
+    assert!(
+        told.contains("host edge-4 has ordinal 1, which is this host's own"),
+        "{told}"
+    );
+    assert!(
+        told.contains("peer edge-2 and host edge-5 both have ordinal 2"),
+        "{told}"
+    );
+}
+
+#[test]
+fn networks_that_only_look_the_same_are_not_joined() {
+    let mut world = World::new("", SHOP);
+    let shop = derive_vni("acme", NetworkKind::Application, "shop");
+    let mut same_number = known(3);
+    same_number.networks[0].name = "till".to_owned();
+    world.know("edge-3", same_number);
+    let mut other_number = known(4);
+    other_number.networks[0].vni = Vni::try_from(4711).unwrap();
+    world.know("edge-4", other_number);
+    let mut other_plan = known(5);
+    other_plan.network.application_prefix = "10.64.0.0/16".parse().unwrap();
+    world.know("edge-5", other_plan);
+    for peer in world.plan().unwrap().peers {
+        assert_eq!(
+            peer.networks,
+            PeerNetworks::Only(BTreeSet::new()),
+            "{}",
+            peer.name
+        );
+    }
+    let told = world.conflicts().join("\n");
+    assert!(told.contains(&format!(
+        "VNI {shop} is the network of acme/shop here and of acme/till on host edge-3"
+    )));
+    assert!(
+        told.contains(&format!("acme/shop has VNI {shop} here and 4711 on host edge-4")),
+        "{told}"
+    );
+    assert!(
+        told.contains("`network.application-prefix` is 172.19.0.0/16 here and 10.64.0.0/16 on host edge-5")
+    );
+}
+
+#[test]
+fn a_silent_host_is_remembered_until_another_one_has_its_ordinal() {
+    let hosts = |named: &[(&str, u64)]| -> KnownHosts {
+        named
+            .iter()
+            .map(|(name, ordinal)| ((*name).to_owned(), known(*ordinal)))
+            .collect()
+    };
+    let before = hosts(&[("edge-2", 2), ("edge-3", 3)]);
+    assert_eq!(learn(&before, hosts(&[("edge-3", 3)])), before);
+    let after = learn(&before, hosts(&[("edge-3", 3), ("edge-4", 2)]));
+    assert_eq!(after.keys().collect::<Vec<_>>(), ["edge-3", "edge-4"]);
+    let both = hosts(&[("edge-3", 3), ("edge-4", 3)]);
+    assert_eq!(
+        learn(&KnownHosts::new(), both.clone()),
+        both,
+        "a conflict of the living is told"
+    );
 }

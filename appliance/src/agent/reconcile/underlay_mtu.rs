@@ -22,11 +22,7 @@ pub(crate) enum Family {
 impl Family {
     /// The family of an address.
     pub(crate) fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() {
-            Self::Ipv4
-        } else {
-            Self::Ipv6
-        }
+        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
     }
 
     fn header(self) -> u32 {
