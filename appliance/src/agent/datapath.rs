@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use std::hash::Hasher as _;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tidegate_stack::plan::{Plan, PortId, PublicKey};
 use tidegate_stack::stats::Report;
@@ -72,6 +73,8 @@ pub(crate) struct Greeting {
 #[derive(Debug)]
 pub(crate) struct DatapathClient {
     path: PathBuf,
+    /// Which socket was there when the connection began: its device and inode.
+    socket: Option<(u64, u64)>,
     connection: Option<AsyncConnection>,
     events: VecDeque<Event>,
 }
@@ -81,6 +84,7 @@ impl DatapathClient {
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
+            socket: None,
             connection: None,
             events: VecDeque::new(),
         }
@@ -91,6 +95,12 @@ impl DatapathClient {
         self.connection.is_some()
     }
 
+    /// Whether another socket is where the connected one was: a successor listens there.
+    pub(crate) fn is_succeeded(&self) -> bool {
+        let now = socket_at(&self.path);
+        self.is_connected() && now.is_some() && now != self.socket
+    }
+
     /// Gives the connection up.
     pub(crate) fn disconnect(&mut self) {
         self.connection = None;
@@ -99,6 +109,8 @@ impl DatapathClient {
     /// Connects and says hello. A datapath that doesn't want this agent isn't connected.
     pub(crate) async fn connect(&mut self) -> Result<Greeting, SeamError> {
         self.events.clear();
+        // Before it is connected to: of two that follow each other at once, the later one is noticed then.
+        self.socket = socket_at(&self.path);
         let connection = Connection::connect(&self.path).and_then(AsyncConnection::new);
         self.connection = Some(connection.map_err(|source| self.away(source))?);
         let greeted = self.hello().await;
@@ -303,6 +315,11 @@ impl DatapathClient {
             source,
         }
     }
+}
+
+fn socket_at(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// A plan as it crosses the seam. It holds keys, so it has no `Debug`.

@@ -210,7 +210,8 @@ impl Agent {
         }
     }
 
-    async fn give_lanes(&mut self) -> Result<(), SeamError> {
+    /// Gives the datapath the lanes that there are.
+    pub(super) async fn give_lanes(&mut self) -> Result<(), SeamError> {
         let features = self.lane_features();
         match &self.lanes {
             Some(lanes) => {

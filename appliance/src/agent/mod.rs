@@ -4,7 +4,8 @@
 //!
 //! 1. **a call** from the control socket ([`api`]): `apply` and `delete` ([`applications`]), `attach` and `detach`
 //!    ([`attachments`]), and questions ([`reports`]);
-//! 2. **the datapath** came, went, or tells something ([`adoption`], [`datapath`]);
+//! 2. **the datapath** came, went, or tells something ([`adoption`], [`datapath`]), or another one takes over from it
+//!    ([`handover`]);
 //! 3. **the site**: another host tells something new about itself ([`site`]);
 //! 4. **time**: a device whose namespace died is detached, an underlay whose MTU or addresses changed
 //!    makes another plan.
@@ -30,6 +31,7 @@ mod attachments;
 )]
 pub(crate) mod cluster;
 mod datapath;
+mod handover;
 mod journal;
 pub(crate) mod keys;
 mod lanes;
@@ -47,6 +49,7 @@ use anyhow::Context as _;
 use api::{Call, ConnectionId, Refusal, Request, Response};
 use attachments::Reservation;
 use datapath::{DatapathClient, EncodedPlan, Greeting};
+use handover::Retired;
 use journal::{Journal, Record};
 use lanes::{ForeignLane, LaneProblems, Lanes};
 use reconcile::{Applications, Inputs, Keys};
@@ -130,6 +133,10 @@ struct Agent {
     /// What connections prepared and haven't committed yet.
     reservations: BTreeMap<ConnectionId, Reservation>,
     datapath: DatapathClient,
+    /// Whether it said that it leaves: a successor is looked for.
+    leaving: bool,
+    /// The one before, until what is in flight to it has arrived.
+    retired: Option<Retired>,
     /// What the datapath said when the connection began.
     greeting: Option<Greeting>,
     in_force: Option<PlanDigest>,
@@ -170,6 +177,8 @@ impl Agent {
             site: SiteLink::default(),
             reservations: BTreeMap::new(),
             datapath: DatapathClient::new(places.datapath_socket()),
+            leaving: false,
+            retired: None,
             greeting: None,
             in_force: None,
             epoch: 0,
@@ -211,6 +220,7 @@ impl Agent {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut reconnect = interval(RECONNECT);
+        let mut successor = interval(RECONNECT);
         let mut devices = interval(DEVICE_CHECK);
         let mut underlay = interval(UNDERLAY_CHECK);
         loop {
@@ -220,10 +230,15 @@ impl Agent {
                 _ = interrupt.recv() => return Ok(()),
                 event = self.datapath.event() => match event {
                     Some(Event::PortGone { port }) => self.handle_port_gone(port).await,
-                    Some(Event::Leaving) => {}
-                    None => reconnect.reset_immediately(),
+                    Some(Event::Leaving) => self.leaving = true,
+                    None => {
+                        self.leaving = false;
+                        reconnect.reset_immediately();
+                    }
                 },
                 _ = reconnect.tick(), if !connected => self.look_for_datapath().await,
+                _ = successor.tick(), if self.leaving => self.look_for_successor().await,
+                () = Self::drained(&self.retired) => self.end_retired().await,
                 call = calls.recv() => match call {
                     Some(Call::Request { connection, request, descriptors, answer }) => {
                         let response = self.handle(connection, request, descriptors).await;
@@ -339,6 +354,7 @@ impl Agent {
     }
 
     async fn look_at_underlay(&mut self) {
+        self.look_for_successor().await;
         self.look_for_lanes().await;
         self.join_site().await;
         self.note_site().await;

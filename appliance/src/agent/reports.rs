@@ -5,6 +5,7 @@ use super::api::{
     InstanceList, NetworkLine, NetworkList, PeerLine, PeerList, ProcessStatus, Status, UnderlayStatus,
 };
 use super::attachments::addresses;
+use super::journal::Record;
 use super::{Agent, Refusal, Response, reconcile};
 use crate::sys::process::Process;
 use std::net::IpAddr;
@@ -210,9 +211,14 @@ impl Agent {
         )
     }
 
-    fn peer_of(&self, id: PeerId) -> String {
-        let mut peers = self.host.cluster.peers.iter();
-        let peer = peers.find(|peer| self.intent.record.peers.get(&peer.public_key) == Some(id));
+    pub(super) fn peer_of(&self, id: PeerId) -> String {
+        let Record { peers, hosts, .. } = &self.intent.record;
+        let mut hosts = hosts.keys();
+        if let Some(host) = hosts.find(|name| peers.get_host(name) == Some(id)) {
+            return host.clone();
+        }
+        let mut foreign = self.host.cluster.peers.iter();
+        let peer = foreign.find(|peer| peers.get(&peer.public_key) == Some(id));
         peer.map_or_else(|| format!("peer {id}"), |peer| peer.name.clone())
     }
 

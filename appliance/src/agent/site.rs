@@ -31,6 +31,7 @@ pub(super) struct SiteLink {
     link: Option<Site>,
     /// Why there is no link.
     problem: Option<String>,
+    /// What the others are told.
     published: Option<RecordBody>,
     /// The last state that was looked at.
     pub(super) view: Arc<SiteView>,
@@ -59,7 +60,7 @@ impl SiteLink {
         self.problem.iter().chain(&self.conflicts)
     }
 
-    /// What was told last.
+    /// What the others are told.
     #[cfg(test)]
     pub(super) fn published(&self) -> Option<&RecordBody> {
         self.published.as_ref()
@@ -77,9 +78,11 @@ impl Agent {
         match Site::start(config).await {
             Ok(site) => {
                 tracing::info!(%listen, "the link to the other hosts of the site is up");
+                if let Some(body) = &self.site.published {
+                    site.publish(body.clone());
+                }
                 self.site.link = Some(site);
                 self.site.problem = None;
-                self.publish();
                 self.note_site().await;
             }
             Err(error) => {
@@ -114,6 +117,9 @@ impl Agent {
             .filter(|(name, _)| *name != own)
             .map(|(name, record)| (name.clone(), KnownHost::of(&record.body)))
             .collect();
+        // Others may remember more starts of this host than itself.
+        let boots_are_behind = view.boot > self.intent.record.boots;
+        self.intent.record.boots = self.intent.record.boots.max(view.boot);
         self.site.view = view;
         let mut learned = reconcile::learn(&self.intent.record.hosts, live);
         self.forget_the_silent(&mut learned);
@@ -122,6 +128,8 @@ impl Agent {
             intent.record.peers.number_hosts(learned.keys());
             intent.record.hosts = learned;
             self.take_in(intent).await;
+        } else if boots_are_behind && let Err(error) = self.save() {
+            self.tell_problem(format!("{error:#}"));
         }
         self.note_conflicts();
     }
@@ -129,12 +137,14 @@ impl Agent {
     /// Tells the others what this host has, when they weren't told yet. What they were told stays true while there
     /// are no lanes: those of a datapath that ended are only replaced by those of the next.
     pub(super) fn publish(&mut self) {
-        let (Some(site), Some(lanes)) = (&self.site.link, &self.lanes) else {
+        let Some(lanes) = self.lanes.as_ref().filter(|_| self.has_site()) else {
             return;
         };
         let body = self.record_body(lanes);
         if self.site.published.as_ref() != Some(&body) {
-            site.publish(body.clone());
+            if let Some(site) = &self.site.link {
+                site.publish(body.clone());
+            }
             self.site.published = Some(body);
         }
     }
