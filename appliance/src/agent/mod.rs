@@ -35,6 +35,7 @@ mod handover;
 mod journal;
 pub(crate) mod keys;
 mod lanes;
+mod peers;
 pub(crate) mod reconcile;
 mod reports;
 mod site;
@@ -271,7 +272,7 @@ impl Agent {
             Request::Networks => Ok(self.networks()),
             Request::Instances => Ok(self.instances().await),
             Request::Status => Ok(self.status().await),
-            Request::Peers => self.peers().await,
+            Request::Peers => Ok(self.peers().await),
             Request::Drops => self.drops().await,
         };
         outcome.unwrap_or_else(Response::Refused)

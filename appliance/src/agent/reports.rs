@@ -2,7 +2,7 @@
 
 use super::api::{
     ApplicationLine, ApplicationList, DatapathStatus, DropExample, DropLine, DropList, InstanceLine,
-    InstanceList, NetworkLine, NetworkList, PeerLine, PeerList, ProcessStatus, Status, UnderlayStatus,
+    InstanceList, NetworkLine, NetworkList, ProcessStatus, RemoteInstanceLine, Status, UnderlayStatus,
 };
 use super::attachments::addresses;
 use super::journal::Record;
@@ -85,9 +85,30 @@ impl Agent {
             re_attach_needed: self.re_attach_needed(attachment),
             traffic: traffic(attachment.port),
         });
-        Response::Instances(InstanceList {
-            instances: lines.collect(),
-        })
+        let instances = lines.collect();
+        let mut elsewhere: Vec<_> = self
+            .instances_elsewhere()
+            .map(|(host, instance)| RemoteInstanceLine {
+                host: host.to_owned(),
+                tenant: instance.tenant.clone(),
+                application: instance.application.clone(),
+                instance: reconcile::instance_name(&instance.service, instance.number),
+                addresses: addresses(&instance.addresses),
+                ready: instance.ready,
+            })
+            .collect();
+        elsewhere.sort_by(|a, b| {
+            let key = |line: &RemoteInstanceLine| {
+                (
+                    line.tenant.clone(),
+                    line.application.clone(),
+                    line.instance.clone(),
+                    line.host.clone(),
+                )
+            };
+            key(a).cmp(&key(b))
+        });
+        Response::Instances(InstanceList { instances, elsewhere })
     }
 
     /// `status`.
@@ -119,6 +140,12 @@ impl Agent {
             site: self.host.site.clone(),
             ordinal: self.host.ordinal.get(),
             public_key: self.keys.foreign_lane.public_key().to_base64(),
+            generation: self.lanes.as_ref().map(|lanes| lanes.generation),
+            lanes: self
+                .lanes
+                .as_ref()
+                .map_or_else(Vec::new, |lanes| lanes.ports.clone()),
+            site_link: self.site_status(),
             lane: self.foreign.as_ref().map(|lane| lane.listen),
             underlay: UnderlayStatus {
                 device: self.underlay.device.clone(),
@@ -129,7 +156,7 @@ impl Agent {
             datapath,
             applications: self.intent.applications.len(),
             instances: self.intent.record.attachments.len(),
-            peers: self.host.cluster.peers.len(),
+            peers: self.host.cluster.peers.len() + self.intent.record.hosts.len(),
             problems: self
                 .problems
                 .iter()
@@ -139,32 +166,6 @@ impl Agent {
                 .cloned()
                 .collect(),
         }))
-    }
-
-    /// `peers`.
-    pub(super) async fn peers(&mut self) -> Result<Response, Refusal> {
-        let report = self.report().await?;
-        let lines = self.host.cluster.peers.iter().map(|peer| {
-            let id = self.intent.record.peers.get(&peer.public_key);
-            let told = report.peers.iter().find(|line| Some(line.peer) == id);
-            let endpoint = told.and_then(|line| line.endpoint).or(peer.endpoint);
-            let family = endpoint.map_or(reconcile::Family::Ipv4, |endpoint| {
-                reconcile::Family::of(endpoint.ip())
-            });
-            PeerLine {
-                name: peer.name.clone(),
-                ordinal: peer.ordinal.get(),
-                public_key: peer.public_key.to_base64(),
-                endpoint,
-                handshake_age_ms: told.and_then(|line| line.handshake_age_ms),
-                rtt_ms: told.and_then(|line| line.rtt_ms),
-                mtu: reconcile::inner_mtu(self.underlay.mtu, family).get(),
-                traffic: told.map(|line| line.traffic).unwrap_or_default(),
-            }
-        });
-        let mut peers: Vec<_> = lines.collect();
-        peers.sort_by_key(|peer| peer.ordinal);
-        Ok(Response::Peers(PeerList { peers }))
     }
 
     /// `drops`.

@@ -4,6 +4,7 @@
 //! a plan needs makes another plan. A host that fell silent keeps its place in the plan ([`reconcile::learn`]) until
 //! another one has its ordinal, or until it was silent for [`FORGET`]; its instances are no longer counted at once.
 
+use super::api::{SiteEventLine, SiteLinkStatus};
 use super::cluster::record::{
     InstanceRecord, LaneGeneration, LaneRecord, NetworkRecord, NetworkSettings, RecordBody,
 };
@@ -24,6 +25,9 @@ const FORGET: Duration = Duration::from_secs(24 * 60 * 60);
 const PLAUSIBLE: u64 = 1_735_689_600;
 /// How old the time in the journal may get.
 const TIME_KEPT: u64 = 60 * 60;
+
+/// Events that `status` tells.
+const EVENTS_TOLD: usize = 10;
 
 /// The link to the other hosts, and what came over it.
 #[derive(Default)]
@@ -53,6 +57,11 @@ impl SiteLink {
     /// Whether it stands.
     pub(super) fn is_up(&self) -> bool {
         self.link.is_some()
+    }
+
+    /// Why it doesn't stand.
+    pub(super) fn link_problem(&self) -> Option<&String> {
+        self.problem.as_ref()
     }
 
     /// What is wrong, one line each.
@@ -147,6 +156,28 @@ impl Agent {
             }
             self.site.published = Some(body);
         }
+    }
+
+    /// The link at a glance, when the host document asks for one.
+    pub(super) fn site_status(&self) -> Option<SiteLinkStatus> {
+        let listen = self.host.cluster.link.as_ref().map(|_| self.control_address())?;
+        let view = &self.site.view;
+        let newest = view.events.iter().rev().take(EVENTS_TOLD).rev();
+        Some(SiteLinkStatus {
+            listen,
+            up: self.site.is_up(),
+            hosts_known: self.hosts_of_site().len(),
+            hosts_connected: view.hosts.iter().filter(|host| host.connected).count(),
+            hosts_alive: view.records.len(),
+            boot: self.intent.record.boots,
+            events: newest
+                .map(|event| SiteEventLine {
+                    at: seconds(event.at),
+                    times: event.times,
+                    event: event.kind.to_string(),
+                })
+                .collect(),
+        })
     }
 
     /// The live host, other than this one, that has an instance.

@@ -167,6 +167,7 @@ fn instances(list: &InstanceList) -> String {
         [
             format!("{}/{}", line.tenant, line.application),
             line.instance.clone(),
+            "(here)".to_owned(),
             line.interface.clone(),
             line.mtu.to_string(),
             addresses.join(" "),
@@ -178,8 +179,28 @@ fn instances(list: &InstanceList) -> String {
             .to_owned(),
         ]
     });
+    let elsewhere = list.elsewhere.iter().map(|line| {
+        let addresses: Vec<_> = line.addresses.iter().map(ToString::to_string).collect();
+        [
+            format!("{}/{}", line.tenant, line.application),
+            line.instance.clone(),
+            line.host.clone(),
+            "-".to_owned(),
+            "-".to_owned(),
+            addresses.join(" "),
+            if line.ready { "attached" } else { "not ready" }.to_owned(),
+        ]
+    });
     table(
-        ["APPLICATION", "INSTANCE", "DEVICE", "MTU", "ADDRESSES", "STATE"],
-        rows,
+        [
+            "APPLICATION",
+            "INSTANCE",
+            "HOST",
+            "DEVICE",
+            "MTU",
+            "ADDRESSES",
+            "STATE",
+        ],
+        rows.chain(elsewhere),
     )
 }

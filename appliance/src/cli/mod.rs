@@ -10,6 +10,7 @@ mod documents;
 mod lab;
 mod observe;
 pub(crate) mod output;
+mod peers;
 
 use crate::{agent, datapath, supervisor};
 use clap::{Args, Parser, Subcommand};
@@ -109,9 +110,8 @@ enum Verb {
     /// Shows this host at a glance: key, processes, plan, flows, problems.
     #[command(after_help = "Example:\n  tidegate status -o json")]
     Status,
-    /// Shows the other hosts: sessions, round trips, traffic.
-    #[command(after_help = "Example:\n  tidegate peers")]
-    Peers,
+    /// Shows the other hosts of the site and foreign peers: links, lanes, sessions, round trips, loss, traffic.
+    Peers(peers::Peers),
     /// Shows why packets went no further, and what to do about it.
     Drops(observe::Drops),
     /// Looks at this machine: what keeps tidegate from running well.
@@ -188,7 +188,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Attach(arguments) => attach::attach(&places, form, &arguments)?,
         Verb::Detach(arguments) => attach::detach(&places, form, &arguments)?,
         Verb::Status => observe::status(&places, form)?,
-        Verb::Peers => observe::peers(&places, form)?,
+        Verb::Peers(arguments) => peers::peers(&places, form, &arguments)?,
         Verb::Drops(arguments) => observe::drops(&places, form, &arguments)?,
         Verb::Doctor => doctor::doctor(&places, form)?,
     }

@@ -1,14 +1,14 @@
-//! `status`, `peers` and `drops`.
+//! `status` and `drops`.
 
 use super::Places;
 use super::client::AgentClient;
-use super::output::{self, Form, table};
+use super::output::{self, Form};
 use crate::agent::api::{
-    DropExample, DropLine, DropList, PeerList, ProcessStatus, Request, Response, Status,
+    DropExample, DropLine, DropList, ProcessStatus, Request, Response, SiteLinkStatus, Status,
 };
 use clap::Args;
-use std::time::Duration;
-use tidegate_stack::stats::{PacketExample, Traffic};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tidegate_stack::stats::PacketExample;
 
 /// Arguments of `drops`.
 #[derive(Debug, Args)]
@@ -23,14 +23,6 @@ pub(crate) struct Drops {
 pub(crate) fn status(places: &Places, form: Form) -> anyhow::Result<()> {
     match AgentClient::connect(&places.agent_socket())?.ask(&Request::Status, &[])? {
         Response::Status(status) => output::print(form, &*status, render_status),
-        other => Err(AgentClient::unexpected(&other)),
-    }
-}
-
-/// Prints the peers.
-pub(crate) fn peers(places: &Places, form: Form) -> anyhow::Result<()> {
-    match AgentClient::connect(&places.agent_socket())?.ask(&Request::Peers, &[])? {
-        Response::Peers(peers) => output::print(form, &peers, render_peers),
         other => Err(AgentClient::unexpected(&other)),
     }
 }
@@ -90,8 +82,9 @@ fn render_status(status: &Status) -> String {
             ),
         ),
         ("public key", status.public_key.clone()),
+        ("lanes", render_lanes(status)),
         (
-            "lane",
+            "foreign lane",
             status
                 .lane
                 .map_or_else(|| "none".to_owned(), |lane| format!("UDP {lane}")),
@@ -107,6 +100,9 @@ fn render_status(status: &Status) -> String {
         ),
         ("agent", render_process(&status.agent)),
     ];
+    if let Some(link) = &status.site_link {
+        lines.push(("site link", render_site_link(link)));
+    }
     match &status.datapath {
         None => lines.push(("datapath", "doesn't answer".to_owned())),
         Some(datapath) => lines.extend([
@@ -154,7 +150,50 @@ fn render_status(status: &Status) -> String {
     for problem in &status.problems {
         text.push_str(&format!("problem       {problem}\n"));
     }
+    for event in status.site_link.iter().flat_map(|link| &link.events) {
+        let times = match event.times {
+            1 => String::new(),
+            times => format!(" ({times} times)"),
+        };
+        text.push_str(&format!(
+            "event         {}: {}{times}\n",
+            render_age(event.at),
+            event.event
+        ));
+    }
     text
+}
+
+fn render_lanes(status: &Status) -> String {
+    let Some(generation) = status.generation else {
+        return "none".to_owned();
+    };
+    let ports: Vec<_> = status.lanes.iter().map(ToString::to_string).collect();
+    format!("generation {generation}, UDP {}", ports.join(" "))
+}
+
+fn render_site_link(link: &SiteLinkStatus) -> String {
+    let state = if link.up {
+        format!("UDP {}", link.listen)
+    } else {
+        "down".to_owned()
+    };
+    format!(
+        "{state}, {} of {} hosts connected, {} alive, start {}",
+        link.hosts_connected, link.hosts_known, link.hosts_alive, link.boot
+    )
+}
+
+/// How long ago a time was, in seconds of the Unix epoch.
+fn render_age(at: u64) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs());
+    match now.saturating_sub(at) {
+        age @ 0..120 => format!("{age} s ago"),
+        age @ 120..7200 => format!("{} min ago", age / 60),
+        age => format!("{} h ago", age / 3600),
+    }
 }
 
 fn render_process(process: &ProcessStatus) -> String {
@@ -165,37 +204,6 @@ fn render_process(process: &ProcessStatus) -> String {
         .cpu_seconds
         .map_or_else(String::new, |seconds| format!(", {seconds:.2} s CPU"));
     format!("pid {}{memory}{time}", process.pid)
-}
-
-fn render_peers(list: &PeerList) -> String {
-    let rows = list.peers.iter().map(|peer| {
-        [
-            peer.name.clone(),
-            peer.ordinal.to_string(),
-            peer.endpoint
-                .map_or_else(|| "-".to_owned(), |endpoint| endpoint.to_string()),
-            peer.handshake_age_ms.map_or_else(
-                || "no session".to_owned(),
-                |age| format!("{:.1} s ago", age as f64 / 1000.0),
-            ),
-            peer.rtt_ms
-                .map_or_else(|| "-".to_owned(), |rtt| format!("{rtt} ms")),
-            peer.mtu.to_string(),
-            render_traffic(&peer.traffic),
-        ]
-    });
-    table(
-        [
-            "PEER",
-            "ORDINAL",
-            "ENDPOINT",
-            "HANDSHAKE",
-            "RTT",
-            "MTU",
-            "RECEIVED / SENT",
-        ],
-        rows,
-    )
 }
 
 fn render_drops(list: &DropList) -> String {
@@ -258,15 +266,8 @@ fn render_packet(packet: &PacketExample) -> String {
     )
 }
 
-fn render_traffic(traffic: &Traffic) -> String {
-    format!(
-        "{} / {}",
-        render_bytes(traffic.received_bytes),
-        render_bytes(traffic.sent_bytes)
-    )
-}
-
-fn render_bytes(bytes: u64) -> String {
+/// A number of bytes with a unit that fits.
+pub(super) fn render_bytes(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {

@@ -1,8 +1,10 @@
-//! The messages of the control socket. The answers are what `-o json` prints: their keys are stable.
+//! The messages of the control socket. The answers are what `-o json` prints: their keys are stable. Those about how
+//! it goes are in [`super::observations`].
 
+use super::observations::{DropList, PeerList, Status};
 use crate::agent::reconcile::Namespace;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tidegate_stack::plan::{PortId, Vni};
 
 /// What a verb asks.
@@ -249,8 +251,28 @@ pub(crate) struct NetworkLine {
 /// `show instances`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct InstanceList {
-    /// Sorted by tenant, application, service and number.
+    /// Those attached here, sorted by tenant, application, service and number.
     pub(crate) instances: Vec<InstanceLine>,
+    /// Those that live hosts of the site tell of, sorted by tenant, application and name.
+    pub(crate) elsewhere: Vec<RemoteInstanceLine>,
+}
+
+/// One instance of another host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct RemoteInstanceLine {
+    /// That host.
+    pub(crate) host: String,
+    /// Its tenant.
+    pub(crate) tenant: String,
+    /// Its application.
+    pub(crate) application: String,
+    /// Its name.
+    pub(crate) instance: String,
+    /// Its addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Whether it may be sent to.
+    pub(crate) ready: bool,
 }
 
 /// One instance.
@@ -347,152 +369,4 @@ pub(crate) struct Detached {
     pub(crate) application: String,
     /// The instance's name.
     pub(crate) instance: String,
-}
-
-/// `status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct Status {
-    /// The host's name in its site.
-    pub(crate) host_id: String,
-    /// The site.
-    pub(crate) site: String,
-    /// The host's number in its site.
-    pub(crate) ordinal: u8,
-    /// The foreign lane's public key, for the documents of other hosts.
-    pub(crate) public_key: String,
-    /// Where the foreign lane listens.
-    pub(crate) lane: Option<SocketAddr>,
-    /// The device towards the other hosts.
-    pub(crate) underlay: UnderlayStatus,
-    /// The agent's process.
-    pub(crate) agent: ProcessStatus,
-    /// The datapath; `None` while it doesn't answer.
-    pub(crate) datapath: Option<DatapathStatus>,
-    /// Applications in force.
-    pub(crate) applications: usize,
-    /// Instances attached.
-    pub(crate) instances: usize,
-    /// Peers in the plan.
-    pub(crate) peers: usize,
-    /// What keeps the inputs from being in force, one line each.
-    pub(crate) problems: Vec<String>,
-}
-
-/// The device towards the other hosts.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct UnderlayStatus {
-    /// Its name.
-    pub(crate) device: Option<String>,
-    /// Its MTU, in bytes.
-    pub(crate) mtu: u32,
-    /// Whether its settings were changed while the agent runs.
-    pub(crate) tuned: bool,
-}
-
-/// A process.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct ProcessStatus {
-    /// Its number.
-    pub(crate) pid: u32,
-    /// Its resident memory, in bytes.
-    pub(crate) resident_bytes: Option<u64>,
-    /// Time it has spent on processors, in seconds.
-    pub(crate) cpu_seconds: Option<f64>,
-}
-
-/// The datapath.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct DatapathStatus {
-    /// Its process.
-    pub(crate) process: ProcessStatus,
-    /// This start of it, in hexadecimal.
-    pub(crate) boot: String,
-    /// Its shards.
-    pub(crate) shards: u32,
-    /// The epoch of the policy in force.
-    pub(crate) epoch: u64,
-    /// The plan in force, in hexadecimal.
-    pub(crate) plan: Option<String>,
-    /// Live flows.
-    pub(crate) flows: u64,
-    /// Most flows there can be.
-    pub(crate) flows_capacity: u64,
-    /// Frames in use.
-    pub(crate) frames_in_use: u64,
-    /// Most frames there are.
-    pub(crate) frames_capacity: u64,
-    /// Ports that it polls.
-    pub(crate) ports: usize,
-    /// Peers with a session.
-    pub(crate) peers_connected: usize,
-    /// Packets dropped, whatever the reason.
-    pub(crate) drops: u64,
-}
-
-/// `peers`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct PeerList {
-    /// Sorted by ordinal.
-    pub(crate) peers: Vec<PeerLine>,
-}
-
-/// One peer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct PeerLine {
-    /// Its name in the host document.
-    pub(crate) name: String,
-    /// Its number in the site.
-    pub(crate) ordinal: u8,
-    /// Its key.
-    pub(crate) public_key: String,
-    /// Where it was last heard from, or where the document says it is.
-    pub(crate) endpoint: Option<SocketAddr>,
-    /// Milliseconds since the session in use was made; `None` without a session.
-    pub(crate) handshake_age_ms: Option<u64>,
-    /// Round trip of the last handshake that this end began, in milliseconds.
-    pub(crate) rtt_ms: Option<u32>,
-    /// The MTU inside towards it, in bytes.
-    pub(crate) mtu: u16,
-    /// What passed.
-    pub(crate) traffic: tidegate_stack::stats::Traffic,
-}
-
-/// `drops`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct DropList {
-    /// The reasons that were seen, the most frequent first.
-    pub(crate) drops: Vec<DropLine>,
-}
-
-/// One reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct DropLine {
-    /// Its label.
-    pub(crate) reason: String,
-    /// How many packets.
-    pub(crate) packets: u64,
-    /// The last one, as far as it was understood.
-    pub(crate) last: Option<DropExample>,
-    /// What it means and what to do.
-    pub(crate) explanation: String,
-}
-
-/// A dropped packet, with the names that this host knows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct DropExample {
-    /// The instance it came from.
-    pub(crate) instance: Option<String>,
-    /// The peer it came from.
-    pub(crate) peer: Option<String>,
-    /// The application whose network it was in, or the network's number.
-    pub(crate) network: Option<String>,
-    /// Its addresses.
-    pub(crate) packet: Option<tidegate_stack::stats::PacketExample>,
 }

@@ -4,9 +4,11 @@
 //! then commits, and what was prepared is given back when the connection ends.
 
 mod messages;
+mod observations;
 
 pub(crate) use crate::seam::envelope::{decode, encode};
 pub(crate) use messages::*;
+pub(crate) use observations::*;
 
 use crate::sys::seqpacket::{AsyncConnection, AsyncListener, Listener};
 use std::io;

@@ -134,6 +134,19 @@ pub(crate) enum Conflict {
     },
 }
 
+impl Conflict {
+    /// Whom it keeps out.
+    pub(crate) fn host(&self) -> &str {
+        match self {
+            Self::OwnOrdinal { host, .. }
+            | Self::SameOrdinal { host, .. }
+            | Self::SameVni { host, .. }
+            | Self::OtherVni { host, .. }
+            | Self::Settings { host, .. } => host,
+        }
+    }
+}
+
 /// The other hosts as peers, and what keeps some out.
 pub(super) fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> (Vec<Peer>, Vec<Conflict>) {
     let mut hosts = Vec::new();
