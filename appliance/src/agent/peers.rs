@@ -159,7 +159,9 @@ impl Agent {
                 .link
                 .and_then(|link| link.rtt)
                 .map(|rtt| rtt.as_secs_f64() * 1000.0),
-            last_heard_ms: facts.silence().map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
+            last_heard_ms: facts
+                .silence()
+                .map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
             generations: Vec::new(),
             lanes: None,
             tunnels: facts.told.map_or(0, |told| told.tunnels.len()),
@@ -216,7 +218,9 @@ fn why(facts: &Facts<'_>, endpoint: Option<SocketAddr>) -> Vec<String> {
         let since = facts
             .silence()
             .map_or_else(String::new, |silence| format!(" for {} s", silence.as_secs()));
-        why.push(format!("it is silent{since}: packets still go to the lanes that it told last"));
+        why.push(format!(
+            "it is silent{since}: packets still go to the lanes that it told last"
+        ));
     }
     if matches!(&peer.reach, Reach::Site(none) if none.is_empty()) {
         why.push("it told no lanes: no datapath runs there, or its UDP ports are taken".to_owned());

@@ -1,6 +1,9 @@
 //! `doctor`: the facts about this machine that decide how well tidegate runs, each with what to do.
 //!
-//! It asks the kernel itself, not the agent, so that it helps when nothing runs yet.
+//! It asks the kernel itself, so that it helps when nothing runs yet, and then the agent, where one runs.
+
+mod certificates;
+mod site;
 
 use super::Places;
 use super::output::{self, Form};
@@ -49,6 +52,8 @@ pub(crate) fn doctor(places: &Places, form: Form) -> anyhow::Result<()> {
             ));
             findings.extend(underlay(&document));
             findings.extend(key_files(&document, places));
+            findings.extend(certificates::findings(&document));
+            findings.extend(site::findings(&document, places));
         }
         Err(problems) => {
             findings.extend(
