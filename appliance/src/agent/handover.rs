@@ -22,7 +22,7 @@
 
 use super::datapath::{DatapathClient, EncodedPlan, Greeting, SeamError};
 use super::{Agent, reconcile};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tidegate_stack::plan::{PeerId, Reach};
 use tidegate_stack::stats::{PeerReport, Report};
@@ -126,7 +126,7 @@ impl Agent {
     ) -> Result<(EncodedPlan, u64), HandoverError> {
         self.end_retired().await;
         self.prepare_successor(successor, greeting).await?;
-        self.wait_for_sessions(successor).await?;
+        self.wait_for_sessions(successor, greeting.shards).await?;
         self.switch(successor).await
     }
 
@@ -155,19 +155,26 @@ impl Agent {
 
     /// Waits, a bounded time, until the successor has a session with every host that the former datapath has one with.
     /// What the site tells meanwhile goes to both.
-    async fn wait_for_sessions(&mut self, successor: &mut DatapathClient) -> Result<(), HandoverError> {
+    async fn wait_for_sessions(
+        &mut self,
+        successor: &mut DatapathClient,
+        shards: u32,
+    ) -> Result<(), HandoverError> {
         let report = self.datapath.report().await.map_err(HandoverError::Predecessor)?;
-        let wanted = self.hosts_with_session(&report);
+        let wanted = self.sessions_wanted(&report, usize::try_from(shards).unwrap_or(usize::MAX));
+        let mut given = self.standby_plan()?.digest;
         let deadline = Instant::now() + SESSIONS_PATIENCE;
         loop {
             let report = successor.report().await?;
-            let missing = wanted.iter().filter(|id| {
-                !report
-                    .peers
-                    .iter()
-                    .any(|peer| peer.peer == **id && has_sessions(peer))
-            });
-            let missing: Vec<_> = missing.map(|id| self.peer_of(*id)).collect();
+            let stands = |id: &PeerId, count: &usize| {
+                let mut peers = report.peers.iter();
+                peers.any(|peer| peer.peer == *id && sessions(peer) >= *count)
+            };
+            let missing: Vec<_> = wanted
+                .iter()
+                .filter(|(id, count)| !stands(id, count))
+                .map(|(id, _)| self.peer_of(*id))
+                .collect();
             if missing.is_empty() {
                 return Ok(());
             }
@@ -183,7 +190,11 @@ impl Agent {
                 () = tokio::time::sleep(SESSIONS_CHECK) => {}
                 () = self.site.changed() => {
                     self.note_site().await;
-                    successor.install(&self.standby_plan()?, true).await?;
+                    let plan = self.standby_plan()?;
+                    if plan.digest != given {
+                        given = plan.digest;
+                        successor.install(&plan, true).await?;
+                    }
                 }
             }
         }
@@ -262,30 +273,45 @@ impl Agent {
         EncodedPlan::of(&plan).map_err(|error| HandoverError::Plan(error.to_string()))
     }
 
-    fn hosts_with_session(&self, report: &Report) -> BTreeSet<PeerId> {
-        let hosts: BTreeSet<_> = self
-            .intent
-            .record
-            .hosts
-            .keys()
-            .filter_map(|name| self.intent.record.peers.get_host(name))
-            .collect();
-        let connected = report.peers.iter().filter(|peer| peer.handshake_age_ms.is_some());
-        connected
-            .map(|peer| peer.peer)
-            .filter(|id| hosts.contains(id))
-            .collect()
+    /// How many sessions the successor needs with each host of the site that the former datapath has some with.
+    fn sessions_wanted(&self, report: &Report, shards: usize) -> BTreeMap<PeerId, usize> {
+        let before = self.lanes.as_ref().map_or(1, |lanes| lanes.ports.len());
+        let hosts = self.intent.record.hosts.iter().filter_map(|(name, host)| {
+            let id = self.intent.record.peers.get_host(name)?;
+            let theirs = host.generations.last()?.lanes.len();
+            let former = sessions(report.peers.iter().find(|peer| peer.peer == id)?);
+            (former > 0).then(|| (id, wanted(former, before, shards, theirs)))
+        });
+        hosts.collect()
     }
 }
 
-/// Whether every tunnel with the newest generation of a peer has a session.
-fn has_sessions(peer: &PeerReport) -> bool {
+/// The sessions with the newest generation of a peer.
+fn sessions(peer: &PeerReport) -> usize {
     let newest = peer.tunnels.iter().map(|tunnel| tunnel.generation).max();
-    let mut tunnels = peer
-        .tunnels
-        .iter()
-        .filter(|tunnel| Some(tunnel.generation) == newest);
-    peer.handshake_age_ms.is_some() && tunnels.all(|tunnel| tunnel.handshake_age_ms.is_some())
+    let tunnels = peer.tunnels.iter();
+    tunnels
+        .filter(|tunnel| Some(tunnel.generation) == newest && tunnel.handshake_age_ms.is_some())
+        .count()
+}
+
+/// How many sessions stand for `former` ones of a datapath that had `before` shards, where now there are `shards`, and
+/// the peer has `theirs`: shards that share no flow need no tunnel, so all that can be are the least common multiple.
+fn wanted(former: usize, before: usize, shards: usize, theirs: usize) -> usize {
+    let all = |own: usize| own * theirs / greatest_common_divisor(own, theirs).max(1);
+    if former >= all(before) {
+        all(shards)
+    } else {
+        former.min(all(shards))
+    }
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 {
+        a
+    } else {
+        greatest_common_divisor(b, a % b)
+    }
 }
 
 /// A predecessor that is gone reads nothing any more, which is all that is asked of it.
@@ -293,5 +319,19 @@ fn unless_gone(told: Result<(), SeamError>) -> Result<(), HandoverError> {
     match told {
         Ok(()) | Err(SeamError::Away { .. }) => Ok(()),
         Err(error) => Err(HandoverError::Predecessor(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_sessions_are_waited_for_as_shards_share_flows() {
+        assert_eq!(wanted(2, 2, 2, 2), 2);
+        assert_eq!(wanted(2, 2, 1, 2), 2, "one shard talks with both");
+        assert_eq!(wanted(1, 1, 4, 1), 4);
+        assert_eq!(wanted(6, 2, 2, 3), 6);
+        assert_eq!(wanted(1, 2, 2, 2), 1, "only one flow so far");
     }
 }

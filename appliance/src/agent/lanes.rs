@@ -225,7 +225,7 @@ impl Agent {
 
     fn fragments_outside(&self) -> bool {
         let endpoints = self.host.cluster.peers.iter().filter_map(|peer| peer.endpoint);
-        let hosts = self.host.cluster.hosts().iter().map(|host| host.address);
+        let hosts = self.host.cluster.hosts().map(|host| host.address);
         endpoints
             .map(|endpoint| endpoint.ip())
             .chain(hosts)

@@ -21,6 +21,13 @@ struct Facts<'a> {
 }
 
 impl Facts<'_> {
+    /// Whether a session was asked for and doesn't come. A host of the site is asked for one when there is a packet for
+    /// it.
+    fn waits_for_session(&self) -> bool {
+        self.told
+            .is_some_and(|told| told.handshake_age_ms.is_none() && !told.tunnels.is_empty())
+    }
+
     fn silence(&self) -> Option<Duration> {
         self.link?.last_heard.map(|heard| heard.elapsed())
     }
@@ -56,10 +63,9 @@ impl Agent {
 
     /// The other hosts: those in the host document, those that are remembered, and those that live.
     pub(super) fn hosts_of_site(&self) -> BTreeSet<String> {
-        let documented = self.host.cluster.hosts().iter().map(|host| &host.host_id);
+        let documented = self.host.cluster.hosts().map(|host| &host.host_id);
         let view = &self.site.view;
         documented
-            .filter(|_| self.has_site())
             .chain(self.intent.record.hosts.keys())
             .chain(view.hosts.iter().map(|host| &host.host_id))
             .filter(|name| **name != self.host.host_id)
@@ -225,7 +231,7 @@ fn why(facts: &Facts<'_>, endpoint: Option<SocketAddr>) -> Vec<String> {
     }
     if matches!(&peer.reach, Reach::Site(none) if none.is_empty()) {
         why.push("it told no lanes: no datapath runs there, or its UDP ports are taken".to_owned());
-    } else if facts.told.is_none_or(|told| told.handshake_age_ms.is_none()) {
+    } else if facts.waits_for_session() {
         why.push(match endpoint {
             Some(endpoint) => format!(
                 "no session: is UDP open to {endpoint} and back (`tidegate drops` counts what came and was refused)?"
@@ -307,6 +313,15 @@ mod tests {
     fn each_thing_that_is_missing_is_named() {
         let endpoint = Some("192.0.2.12:51821".parse().unwrap());
         let (known, told) = (peer(vec![generation()]), report(None));
+        let idle = PeerReport {
+            tunnels: Vec::new(),
+            ..report(None)
+        };
+        assert_eq!(
+            why(&facts(Some(&known), Some(&idle)), endpoint),
+            [""; 0],
+            "nothing was sent yet"
+        );
         let told = why(&facts(Some(&known), Some(&told)), endpoint).join("\n");
         assert!(
             told.starts_with("no session: is UDP open to 192.0.2.12:51821"),

@@ -13,7 +13,7 @@ use super::lanes::Lanes;
 use super::reconcile::{self, ApplicationKey, KnownHost, KnownHosts, instance_name};
 use super::{Agent, Intent, Refusal};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidegate_stack::plan::NetworkKind;
@@ -106,7 +106,7 @@ impl Agent {
 
     /// Whether the host document asks for a link.
     pub(super) fn has_site(&self) -> bool {
-        self.site_config().is_some()
+        self.host.cluster.link.is_some()
     }
 
     /// Looks at what the others told.
@@ -160,7 +160,7 @@ impl Agent {
 
     /// The link at a glance, when the host document asks for one.
     pub(super) fn site_status(&self) -> Option<SiteLinkStatus> {
-        let listen = self.site_config()?.listen;
+        let listen = self.host.cluster.link.as_ref().map(|_| self.control_address())?;
         let view = &self.site.view;
         let newest = view.events.iter().rev().take(EVENTS_TOLD).rev();
         Some(SiteLinkStatus {
@@ -222,6 +222,11 @@ impl Agent {
         now >= PLAUSIBLE && now.abs_diff(self.intent.record.last_time) > TIME_KEPT
     }
 
+    /// Where the other hosts connect to.
+    fn control_address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.host.cluster.control_port))
+    }
+
     fn site_config(&self) -> Option<SiteConfig> {
         let cluster = &self.host.cluster;
         let link = cluster.link.as_ref()?;
@@ -233,7 +238,7 @@ impl Agent {
         Some(SiteConfig {
             host_id: self.host.host_id.clone(),
             site: self.host.site.clone(),
-            listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), cluster.control_port),
+            listen: self.control_address(),
             ca_file: link.ca_file.clone(),
             certificate_file: link.certificate_file.clone(),
             private_key_file: link.private_key_file.clone(),

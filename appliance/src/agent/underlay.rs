@@ -106,7 +106,7 @@ fn switch(device: &str, on: bool) -> io::Result<bool> {
 }
 
 fn route_device(host: &HostDocument, netlink: &mut Netlink) -> io::Result<Link> {
-    let hosts = host.cluster.hosts().iter().map(|host| host.address);
+    let hosts = host.cluster.hosts().map(|host| host.address);
     let peers = host.cluster.peers.iter().filter_map(|peer| peer.endpoint);
     let destination = hosts
         .chain(peers.map(|endpoint| endpoint.ip()))

@@ -157,7 +157,7 @@ fn underlay(document: &HostDocument) -> Vec<Finding> {
         .iter()
         .filter_map(|peer| peer.endpoint)
         .map(|endpoint| endpoint.ip())
-        .chain(document.cluster.hosts().iter().map(|host| host.address))
+        .chain(document.cluster.hosts().map(|host| host.address))
         .map(reconcile::Family::of);
     let cut = families
         .into_iter()

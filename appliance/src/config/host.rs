@@ -77,6 +77,13 @@ pub(crate) struct ClusterDocument {
     pub(crate) peers: Vec<PeerDocument>,
 }
 
+impl ClusterDocument {
+    /// The other hosts that the document names.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &LinkHostDocument> {
+        self.link.iter().flat_map(|link| &link.hosts)
+    }
+}
+
 impl Default for ClusterDocument {
     fn default() -> Self {
         Self {
@@ -87,13 +94,6 @@ impl Default for ClusterDocument {
             foreign_private_key_file: None,
             peers: Vec::new(),
         }
-    }
-}
-
-impl ClusterDocument {
-    /// The other hosts of the site that the document names.
-    pub(crate) fn hosts(&self) -> &[LinkHostDocument] {
-        self.link.as_ref().map_or(&[], |link| &link.hosts)
     }
 }
 

@@ -279,7 +279,7 @@ pub(crate) fn instance_mtu(host: &HostDocument, underlay_mtu: u32) -> Mtu {
         .iter()
         .filter_map(|peer| peer.endpoint)
         .map(|endpoint| endpoint.ip())
-        .chain(host.cluster.hosts().iter().map(|host| host.address))
+        .chain(host.cluster.hosts().map(|host| host.address))
         .map(Family::of);
     families
         .map(|family| inner_mtu(underlay_mtu, family))

@@ -224,9 +224,10 @@ fn reach(generation: &LaneGeneration, address: IpAddr) -> Generation {
 /// Where a host is reached: at the address that the host document has for it when it says that it has that one, else
 /// at the first of its own of a family that this host has, too.
 fn address_of(inputs: &Inputs<'_>, name: &str, host: &KnownHost) -> Option<IpAddr> {
-    let documents = inputs.host.cluster.hosts();
-    let documented = documents
-        .iter()
+    let documented = inputs
+        .host
+        .cluster
+        .hosts()
         .find(|document| document.host_id == name)
         .map(|document| document.address);
     let usable = |address: &&IpAddr| {

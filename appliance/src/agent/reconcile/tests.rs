@@ -321,7 +321,7 @@ fn a_host_is_reached_at_the_address_of_the_document_or_of_a_family_that_both_hav
     assert_eq!(world.plan().unwrap().peers[0].mtu.get(), 1370);
     let named = |address: &str| {
         Some(host::LinkDocument {
-            ca_file: "site-ca.pem".into(),
+            ca_file: "ca.pem".into(),
             certificate_file: "edge-1.pem".into(),
             private_key_file: "edge-1.key".into(),
             hosts: vec![host::LinkHostDocument {

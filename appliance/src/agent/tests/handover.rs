@@ -114,10 +114,10 @@ fn describe(asked: &ToDatapath, descriptors: &mut Vec<OwnedFd>) -> String {
 /// The report of a datapath that has sessions with edge-2, or not yet.
 fn connected(sessions: bool) -> Report {
     let handshake_age_ms = sessions.then_some(10);
-    let tunnel = |lane, handshake_age_ms| TunnelReport {
-        shard: 0,
+    let tunnel = |shard, handshake_age_ms| TunnelReport {
+        shard,
         generation: Some(1),
-        lane,
+        lane: 0,
         endpoint: None,
         handshake_age_ms,
         rtt_ms: None,
@@ -127,11 +127,11 @@ fn connected(sessions: bool) -> Report {
         peers: vec![PeerReport {
             peer: PeerId(2),
             endpoint: None,
-            // One of two tunnels is not enough.
+            // That of another tunnel is not enough.
             handshake_age_ms: Some(10),
             rtt_ms: None,
             traffic: Traffic::default(),
-            tunnels: vec![tunnel(0, Some(10)), tunnel(1, handshake_age_ms)],
+            tunnels: vec![tunnel(0, handshake_age_ms)],
         }],
         ..Report::default()
     }

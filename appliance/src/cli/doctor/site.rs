@@ -86,7 +86,7 @@ fn peer(peer: &PeerLine) -> Finding {
 fn ports(document: &HostDocument) -> Vec<Finding> {
     let cluster = &document.cluster;
     let lanes = [0, 1, 65].map(|offset| cluster.wireguard_port + offset);
-    let control = cluster.link.is_some().then_some(cluster.control_port);
+    let control = cluster.link.as_ref().map(|_| cluster.control_port);
     let taken: Vec<_> = lanes
         .into_iter()
         .chain(control)
