@@ -2,20 +2,25 @@
 //!
 //! A turn of a shard's thread ([`worker`]):
 //!
-//! 1. Wait for descriptors ([`crate::sys::epoll`]), at most until the shard's next timer. Read the clock, once.
-//! 2. For each readable port ([`ports`]): read up to 32 super-packets into a batch → `Shard::handle_port`, which
-//!    delivers to other ports by one write each, or seals into a lane's open batch of datagrams ([`lanes`]). A batch
-//!    that is full leaves at once.
+//! 1. Wait for descriptors ([`crate::sys::epoll`]), at most until the shard's next timer, and not at all while another
+//!    shard has passed something on ([`bell`]). Read the clock, once. Take back the frames that came home.
+//! 2. For each readable queue of a port ([`ports`]): read up to 64 packets or 256 KiB into a batch →
+//!    `Shard::handle_port`, which delivers to other ports by one write each, seals into an open batch of datagrams for
+//!    the far end ([`lanes`]), or passes on what belongs to another shard ([`rings`]). A batch that is full leaves at
+//!    once.
 //! 3. For each readable lane: receive until the socket is empty → `Shard::handle_lane`, which opens, and glues what
 //!    belongs together.
-//! 4. `Shard::handle_timeout`, when it is due.
-//! 5. `Shard::flush`: trains glued over the emptied sockets are delivered. Open batches are sent.
-//! 6. Devices that turned out to be gone are told to the control thread; its mail is read, when there is some.
+//! 4. For each other shard: `Shard::handle_handover` of what it passed on; the spent frames go back.
+//! 5. `Shard::handle_timeout`, when it is due.
+//! 6. `Shard::flush`: trains glued over the emptied sockets are delivered. Open batches are sent. Shards that got
+//!    something and sleep are woken.
+//! 7. Devices that turned out to be gone are told to the control thread; its mail is read, when there is some.
 //!
 //! Every step is bounded, so that no port or lane keeps the others waiting, and the thread sleeps when there is
 //! nothing to do. The process decides nothing and makes no socket: what it carries packets by, and the plan that it
 //! carries them by, come from the agent ([`crate::seam`]), and it goes on without one.
 
+mod answers;
 #[cfg(test)]
 mod bed;
 mod bell;
