@@ -5,9 +5,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(
     ethtool           # the foreign peer's kernel VXLAN device needs `tx off`
+    faketime          # a host whose clock is in 1970
     iperf3            # load
     iproute2          # ip, bridge, ss
     iputils-ping      # ping -M do
+    iputils-tracepath # errors that cross tunnels
     netcat-openbsd    # UDP probes
     procps            # ps, for leak checks
     python3-scapy     # crafted frames

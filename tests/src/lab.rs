@@ -362,6 +362,73 @@ impl Lab {
         Ok(pid)
     }
 
+    /// Asks one of a host's two processes to end.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn terminate(&self, host: &str, process: Process) -> Result<u32> {
+        let pid = self.pid(host, process)?;
+        let target = Pid::from_raw(i32::try_from(pid)?).context("process 0")?;
+        kill_process(target, Signal::TERM).with_context(|| format!("asking {pid} to end"))?;
+        Ok(pid)
+    }
+
+    /// Takes a host down as a power cut does: all its processes at once.
+    ///
+    /// # Errors
+    /// When they can't be found.
+    pub fn cut_power(&self, host: &str) -> Result<()> {
+        let processes = [
+            self.pid(host, Process::Agent)?,
+            self.pid(host, Process::Datapath)?,
+        ];
+        let status = fs::read_to_string(format!("/proc/{}/status", processes[0]))?;
+        let supervisor = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        let supervisor: u32 = supervisor.context("a process without a parent")?.trim().parse()?;
+        for pid in [supervisor].into_iter().chain(processes) {
+            let target = Pid::from_raw(i32::try_from(pid)?).context("process 0")?;
+            // The kernel may have ended it with its supervisor.
+            let _ = kill_process(target, Signal::KILL);
+        }
+        wait_until("the processes are gone", Duration::from_secs(5), || {
+            let runs = |pid: &u32| {
+                // Who has ended stays as a zombie until its new parent looks after it.
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                stat.rsplit(") ")
+                    .next()
+                    .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+            };
+            Ok(!processes.iter().any(runs))
+        })
+    }
+
+    /// Starts a host again whose power was cut. `before` comes before the binary: a command that runs another one.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn power_on(&self, host: &str, before: &[&str]) -> Result<Running> {
+        let folder = self.host_folder(host);
+        let binary = self
+            .binary
+            .to_str()
+            .context("the binary's path isn't UTF-8")?
+            .to_owned();
+        let place = |name: &str| folder.join(name).display().to_string();
+        let (config, state, run) = (place("host.yaml"), place("state"), place("run"));
+        let words = [
+            binary.as_str(),
+            "--config",
+            &config,
+            "--state-dir",
+            &state,
+            "--run-dir",
+            &run,
+            "run",
+        ];
+        let words: Vec<&str> = before.iter().chain(&words).copied().collect();
+        self.start(host, &words)
+    }
+
     /// What the hosts' processes have written.
     pub fn logs(&self) -> String {
         let mut text = String::new();

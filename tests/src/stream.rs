@@ -38,6 +38,8 @@ pub struct Heard {
     pub repeated: u32,
     /// How long 99 of 100 of those that arrived were on the way at most.
     pub p99: Duration,
+    /// The longest time in which nothing arrived.
+    pub longest_gap: Duration,
 }
 
 impl Stream {
@@ -60,7 +62,7 @@ impl Stream {
 
         let all_sent = AtomicBool::new(false);
         let began = Instant::now();
-        let (arrivals, repeated) = thread::scope(|scope| {
+        let arrivals = thread::scope(|scope| {
             let listening = scope.spawn(|| listen(&listener, began, &all_sent));
             let sent = self.send(&sender, destination, began);
             all_sent.store(true, Ordering::Relaxed);
@@ -69,13 +71,14 @@ impl Stream {
             };
             sent.and(heard)
         })?;
-        let mut delays: Vec<Duration> = arrivals.into_values().collect();
+        let mut delays: Vec<Duration> = arrivals.delays.into_values().collect();
         delays.sort_unstable();
         Ok(Heard {
             sent: self.count,
             arrived: u32::try_from(delays.len())?,
-            repeated,
+            repeated: arrivals.repeated,
             p99: delays.get(delays.len() * 99 / 100).copied().unwrap_or_default(),
+            longest_gap: arrivals.longest_gap,
         })
     }
 
@@ -113,14 +116,19 @@ impl fmt::Display for Heard {
     }
 }
 
-/// What arrives until there is silence after the last one was sent: how long each number was on the way, and how many
-/// came again.
-fn listen(
-    socket: &UdpSocket,
-    began: Instant,
-    all_sent: &AtomicBool,
-) -> Result<(HashMap<u32, Duration>, u32)> {
-    let (mut arrivals, mut repeated) = (HashMap::new(), 0);
+#[derive(Default)]
+struct Arrivals {
+    /// How long each number was on the way.
+    delays: HashMap<u32, Duration>,
+    /// How many came again.
+    repeated: u32,
+    longest_gap: Duration,
+    last: Option<Instant>,
+}
+
+/// What arrives until there is silence after the last one was sent.
+fn listen(socket: &UdpSocket, began: Instant, all_sent: &AtomicBool) -> Result<Arrivals> {
+    let mut arrivals = Arrivals::default();
     let mut buffer = [0; LENGTH];
     loop {
         let were_all_sent = all_sent.load(Ordering::Relaxed);
@@ -130,14 +138,24 @@ fn listen(
                 let sent = rest.first_chunk().context("too short")?;
                 let sent = Duration::from_nanos(u64::from_be_bytes(*sent));
                 let delay = began.elapsed().saturating_sub(sent);
-                if arrivals.insert(u32::from_be_bytes(*number), delay).is_some() {
-                    repeated += 1;
+                if arrivals
+                    .delays
+                    .insert(u32::from_be_bytes(*number), delay)
+                    .is_some()
+                {
+                    arrivals.repeated += 1;
                 }
+                let now = Instant::now();
+                let gap = arrivals
+                    .last
+                    .replace(now)
+                    .map_or(Duration::ZERO, |last| now - last);
+                arrivals.longest_gap = arrivals.longest_gap.max(gap);
             }
             Ok(length) => bail!("a datagram of {length} bytes"),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if were_all_sent {
-                    return Ok((arrivals, repeated));
+                    return Ok(arrivals);
                 }
             }
             Err(error) => return Err(error.into()),

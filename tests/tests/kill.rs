@@ -1,12 +1,12 @@
 //! Either process dies as nothing can be prepared for, under load.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tidegate_fixtures as fixtures;
-use tidegate_tests::{Lab, Process, wait_until};
+use tidegate_tests::{Lab, Process, Stream, is_long, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -97,6 +97,114 @@ fn killed_datapath_keeps_devices_and_connections_and_forwards_again_within_a_sec
         lab.pid("h1", Process::Datapath)? != killed,
         "the datapath wasn't killed"
     );
+    lab.close()
+}
+
+#[test]
+fn planned_restart_of_a_datapath_loses_nothing() -> Result<()> {
+    let Some(lab) = Lab::up_fixture("tgt-restart", &fixtures::topology("two-hosts"))? else {
+        return Ok(());
+    };
+    let address = lab.address("shop-db-1", "-4")?;
+    let target = address.to_string();
+    let _server = lab.serve_iperf3("shop-db-1")?;
+    let stream = Stream {
+        per_second: 2_000,
+        count: if is_long() { 100_000 } else { 16_000 },
+    };
+    let seconds = stream.count / stream.per_second;
+    // One host after the other, in the middle of everything.
+    let restarts = [(seconds / 4, "h1"), (seconds / 2, "h2")];
+    let (length, pings) = ((seconds + 2).to_string(), (seconds * 100).to_string());
+    let load = lab.start(
+        "shop-web-1",
+        &[
+            "iperf3",
+            "--client",
+            &target,
+            "--time",
+            &length,
+            "--bitrate",
+            "50M",
+            "--json",
+        ],
+    )?;
+    let ping = lab.start("shop-web-1", &["ping", "-q", "-i", "0.01", "-c", &pings, &target])?;
+    let heard = std::thread::scope(|scope| {
+        let restarting = scope.spawn(|| -> Result<()> {
+            let began = Instant::now();
+            for (second, host) in restarts {
+                sleep(Duration::from_secs(second.into()).saturating_sub(began.elapsed()));
+                let former = lab.terminate(host, Process::Datapath)?;
+                wait_until("another datapath carries packets", PATIENCE, || {
+                    Ok(lab.pid(host, Process::Datapath).is_ok_and(|pid| pid != former))
+                })?;
+            }
+            Ok(())
+        });
+        let heard = stream.run(&lab, "shop-web-1", "shop-db-1", address);
+        match restarting.join() {
+            Ok(restarted) => restarted.and(heard),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
+    println!(
+        "planned restarts of both datapaths: {heard}, the longest gap {:?}",
+        heard.longest_gap
+    );
+    ensure!(heard.lost() == 0, "datagrams were lost: {heard}");
+    let ping = ping.succeed_within(PATIENCE)?;
+    ensure!(ping.contains(" 0% packet loss"), "pings were lost: {ping}");
+    let load: Value = serde_json::from_str(&load.succeed_within(PATIENCE)?)?;
+    ensure!(load.get("error").is_none(), "the connection broke: {load}");
+    lab.close()
+}
+
+#[test]
+fn host_whose_clock_is_in_1970_is_connected_at_once() -> Result<()> {
+    let Some(lab) = Lab::up_fixture("tgt-clock", &fixtures::topology("two-hosts"))? else {
+        return Ok(());
+    };
+    let target = lab.address("shop-db-1", "-4")?.to_string();
+    let netns = lab.namespace("shop-web-1");
+    let keys = [
+        "attach",
+        "--netns",
+        &netns,
+        "--tenant",
+        "acme",
+        "--application",
+        "shop",
+        "--service",
+        "web",
+        "--instance",
+        "1",
+    ];
+    let mut host = None;
+    // The second start has an older clock than the first.
+    for clock in ["1970-01-02 00:00:00", "1970-01-01 00:00:30"] {
+        lab.cut_power("h1")?;
+        drop(host.take());
+        let began = Instant::now();
+        let words = ["env", "FAKETIME_DONT_FAKE_MONOTONIC=1", "faketime", "-f", clock];
+        host = Some(lab.power_on("h1", &words)?);
+        wait_until("the agent answers", PATIENCE, || {
+            Ok(lab.attempt_tidegate("h1", &["status"])?.status.success())
+        })?;
+        // A machine that starts has no devices: its containers come after it.
+        wait_until("the instance is attached again", PATIENCE, || {
+            Ok(lab.attempt_tidegate("h1", &keys)?.status.success())
+        })?;
+        wait_until("packets pass", PATIENCE, || {
+            let ping = lab.attempt("shop-web-1", &["ping", "-c", "1", "-W", "1", &target])?;
+            Ok(ping.status.success())
+        })?;
+        let took = began.elapsed();
+        println!("a host that starts at {clock} is connected after {took:?}");
+        ensure!(took <= Duration::from_secs(10), "it took {took:?}");
+    }
+    lab.cut_power("h1")?;
+    drop(host);
     lab.close()
 }
 
