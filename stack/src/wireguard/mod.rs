@@ -18,6 +18,7 @@ mod lane;
 mod message;
 mod peers;
 mod plain;
+mod remote;
 mod tunnels;
 
 pub use boring::BoringTunnel;

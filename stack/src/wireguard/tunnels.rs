@@ -135,3 +135,49 @@ impl Tunnels {
         self.entries.iter_mut().flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wireguard::PlainTunnel;
+
+    fn entry(tunnels: &mut Tunnels, lane: LaneKind) -> TunnelEntry {
+        let number = tunnels.draw_number().unwrap();
+        TunnelEntry {
+            tunnel: Box::new(PlainTunnel::new(PeerId(number), PeerId(1))),
+            lane,
+            peer: PeerId(1),
+            generation: None,
+            remote: 0,
+            endpoint: None,
+            traffic: Traffic::default(),
+            number,
+        }
+    }
+
+    #[test]
+    fn a_tunnel_takes_nothing_from_another_lane() {
+        let mut tunnels = Tunnels::new(1);
+        let entry = entry(&mut tunnels, LaneKind::Site);
+        let receiver = ReceiverIndex::of(PeerId(entry.number));
+        let place = tunnels.insert(entry);
+        assert_eq!(tunnels.named(receiver, LaneKind::Site), Some(place));
+        assert_eq!(tunnels.named(receiver, LaneKind::Foreign), None);
+        assert!(tunnels.remove(place).is_some());
+        assert_eq!(tunnels.named(receiver, LaneKind::Site), None);
+    }
+
+    #[test]
+    fn numbers_differ_from_shard_to_shard_and_are_bounded() {
+        let first = [1, 2].map(|seed| Tunnels::new(seed).draw_number().unwrap());
+        assert_ne!(first[0], first[1]);
+        let mut tunnels = Tunnels::new(1);
+        for _ in 0..Tunnels::CAPACITY {
+            let entry = entry(&mut tunnels, LaneKind::Site);
+            assert!(entry.number < 1 << NUMBER_BITS);
+            tunnels.insert(entry);
+        }
+        assert_eq!(tunnels.by_number.len(), Tunnels::CAPACITY);
+        assert_eq!(tunnels.draw_number(), None);
+    }
+}
