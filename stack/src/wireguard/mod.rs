@@ -21,6 +21,7 @@ mod message;
 mod noise;
 mod peers;
 mod plain;
+mod remote;
 mod replay;
 mod session;
 mod timers;

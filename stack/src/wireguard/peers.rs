@@ -8,19 +8,19 @@
 //! while the newest is asked for a session. So a new datapath takes over from an old one without a lost packet. A peer
 //! that this shard has talked with is asked for one as soon as its new generation is known.
 
+use super::remote::{self, Generation, RemoteLane};
 use super::tunnels::{TunnelEntry, TunnelPlace, Tunnels};
 use super::{Lane, NoiseTunnel, ReceiverIndex, Tunnel, TunnelIndex};
 use crate::drop::DropReason;
 use crate::egress::{LaneKind, ShardId};
 use crate::frame::Frame;
-use crate::plan::{PeerId, PresharedKey, PrivateKey, PublicKey, Reach, Vni};
+use crate::plan::{PeerId, PrivateKey, PublicKey, Vni};
 use crate::snapshot::{Lanes, Policy};
 use crate::stats::{PeerReport, Traffic, TunnelReport};
 use crate::time::Instant;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
 
@@ -66,27 +66,6 @@ struct Peer {
     traffic: Traffic,
 }
 
-struct Generation {
-    /// `None`: a foreign peer's.
-    number: Option<u64>,
-    lanes: Vec<RemoteLane>,
-}
-
-struct RemoteLane {
-    keys: Keys,
-    /// Where the plan says it is.
-    endpoint: Option<SocketAddr>,
-    tunnel: Option<TunnelPlace>,
-}
-
-/// What a tunnel is made of: it lives as long as they don't change.
-#[derive(PartialEq, Eq)]
-struct Keys {
-    public_key: PublicKey,
-    preshared_key: Option<PresharedKey>,
-    keepalive: Option<u16>,
-}
-
 /// What a change of the plan leaves to be done.
 #[derive(Default)]
 pub struct Installed {
@@ -127,10 +106,8 @@ impl Peers {
         let mut former = std::mem::take(&mut self.peers);
         self.by_key.clear();
         for planned in &lanes.peers {
-            let Some((lane, generations)) = self.planned(&planned.reach) else {
-                continue;
-            };
-            if policy.peer(planned.id).is_none() {
+            let (lane, generations) = remote::planned(&planned.reach);
+            if policy.peer(planned.id).is_none() || self.own(lane).is_none() {
                 continue;
             }
             let mut peer = former.remove(&planned.id).unwrap_or_else(|| Peer::new(lane, now));
@@ -161,50 +138,6 @@ impl Peers {
             self.forget(peer);
         }
         self.peers = peers;
-    }
-
-    /// The lanes of a peer, newest generation first, and which lane of ours leads there; `None`: none of this shard's.
-    fn planned(&self, reach: &Reach) -> Option<(LaneKind, Vec<Generation>)> {
-        match reach {
-            Reach::Foreign(planned) => {
-                self.foreign.as_ref()?;
-                let lane = RemoteLane {
-                    keys: Keys {
-                        public_key: planned.public_key,
-                        preshared_key: planned.preshared_key.clone(),
-                        keepalive: planned.keepalive,
-                    },
-                    endpoint: planned.endpoint,
-                    tunnel: None,
-                };
-                let only = Generation {
-                    number: None,
-                    lanes: vec![lane],
-                };
-                Some((LaneKind::Foreign, vec![only]))
-            }
-            Reach::Site(planned) => {
-                let lane = |lane: &crate::plan::RemoteLane| RemoteLane {
-                    keys: Keys {
-                        public_key: lane.public_key,
-                        preshared_key: None,
-                        keepalive: None,
-                    },
-                    endpoint: Some(lane.endpoint),
-                    tunnel: None,
-                };
-                let mut generations: Vec<Generation> = planned
-                    .iter()
-                    .filter(|generation| !generation.lanes.is_empty())
-                    .map(|generation| Generation {
-                        number: Some(generation.number),
-                        lanes: generation.lanes.iter().map(lane).collect(),
-                    })
-                    .collect();
-                generations.sort_by_key(|generation| std::cmp::Reverse(generation.number));
-                Some((LaneKind::Site, generations))
-            }
-        }
     }
 
     /// Gives a peer its new lanes, and those of them that it had before their tunnels.
@@ -433,6 +366,13 @@ impl Peers {
         })
     }
 
+    fn own(&self, lane: LaneKind) -> Option<&Lane> {
+        match lane {
+            LaneKind::Site => Some(&self.site),
+            LaneKind::Foreign => self.foreign.as_ref(),
+        }
+    }
+
     /// The lane of a kind; `None` when this shard has none.
     pub fn lane_mut(&mut self, lane: LaneKind) -> Option<&mut Lane> {
         match lane {
@@ -565,14 +505,6 @@ impl Peer {
     fn has_tunnels(&self) -> bool {
         let mut lanes = self.generations.iter().flat_map(|generation| &generation.lanes);
         lanes.any(|lane| lane.tunnel.is_some())
-    }
-}
-
-impl Generation {
-    /// Which of its lanes packets with this home go to.
-    #[inline]
-    fn lane_of(&self, home: u32) -> usize {
-        home as usize % self.lanes.len().max(1)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tunnels of a shard, and the numbers by which far ends name them.
+//! The tunnels of a shard, and the indices by which far ends name them.
 
 use super::{ReceiverIndex, Tunnel, TunnelIndex};
 use crate::egress::LaneKind;
@@ -25,8 +25,8 @@ pub struct TunnelEntry {
     pub endpoint: Option<SocketAddr>,
     /// What passed.
     pub traffic: Traffic,
-    /// Its number in our receiver indices.
-    pub(super) number: TunnelIndex,
+    /// Its part of our receiver indices.
+    pub(super) index: TunnelIndex,
 }
 
 impl TunnelEntry {
@@ -40,12 +40,12 @@ impl TunnelEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TunnelPlace(u32);
 
-/// The tunnels by place and by number. Numbers are drawn, so that who doesn't listen can't name a session.
+/// The tunnels by place and by index. Indices are drawn, so that who doesn't listen can't name a session.
 pub(super) struct Tunnels {
     entries: Vec<Option<TunnelEntry>>,
     free: Vec<u32>,
-    by_number: HashMap<TunnelIndex, TunnelPlace, FixedState>,
-    /// What numbers are drawn from.
+    by_index: HashMap<TunnelIndex, TunnelPlace, FixedState>,
+    /// What indices are drawn from.
     state: u64,
 }
 
@@ -57,20 +57,20 @@ impl Tunnels {
         Self {
             entries: Vec::new(),
             free: Vec::new(),
-            by_number: HashMap::with_hasher(FixedState::with_seed(seed)),
+            by_index: HashMap::with_hasher(FixedState::with_seed(seed)),
             state: seed,
         }
     }
 
-    /// A number that no tunnel has; `None` when there is no room for another tunnel.
-    pub(super) fn draw_number(&mut self) -> Option<TunnelIndex> {
-        if self.by_number.len() >= Self::CAPACITY {
+    /// An index that no tunnel has; `None` when there is no room for another tunnel.
+    pub(super) fn draw_index(&mut self) -> Option<TunnelIndex> {
+        if self.by_index.len() >= Self::CAPACITY {
             return None;
         }
         loop {
-            let number = TunnelIndex::from_low_bits((self.draw() >> u32::BITS) as u32);
-            if !self.by_number.contains_key(&number) {
-                return Some(number);
+            let index = TunnelIndex::from_low_bits((self.draw() >> 32) as u32);
+            if !self.by_index.contains_key(&index) {
+                return Some(index);
             }
         }
     }
@@ -89,24 +89,24 @@ impl Tunnels {
             self.entries.push(None);
             (self.entries.len() - 1) as u32
         });
-        self.by_number.insert(entry.number, TunnelPlace(place));
+        self.by_index.insert(entry.index, TunnelPlace(place));
         self.entries[place as usize] = Some(entry);
         TunnelPlace(place)
     }
 
     pub(super) fn remove(&mut self, place: TunnelPlace) -> Option<TunnelEntry> {
         let entry = self.entries.get_mut(place.0 as usize)?.take()?;
-        self.by_number.remove(&entry.number);
+        self.by_index.remove(&entry.index);
         self.free.push(place.0);
         Some(entry)
     }
 
-    /// Puts another tunnel, and its number, in the place of one.
-    pub(super) fn replace(&mut self, place: TunnelPlace, number: TunnelIndex, tunnel: Box<dyn Tunnel>) {
+    /// Puts another tunnel, and its index, in the place of one.
+    pub(super) fn replace(&mut self, place: TunnelPlace, index: TunnelIndex, tunnel: Box<dyn Tunnel>) {
         if let Some(entry) = self.entries.get_mut(place.0 as usize).and_then(Option::as_mut) {
-            self.by_number.remove(&entry.number);
-            self.by_number.insert(number, place);
-            entry.number = number;
+            self.by_index.remove(&entry.index);
+            self.by_index.insert(index, place);
+            entry.index = index;
             entry.tunnel = tunnel;
         }
     }
@@ -124,11 +124,56 @@ impl Tunnels {
     /// The tunnel that a receiver index names, when it belongs to this lane.
     #[inline]
     pub(super) fn named(&self, receiver: ReceiverIndex, lane: LaneKind) -> Option<TunnelPlace> {
-        let place = *self.by_number.get(&receiver.tunnel())?;
+        let place = *self.by_index.get(&receiver.tunnel())?;
         (self.get(place)?.lane == lane).then_some(place)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut TunnelEntry> {
         self.entries.iter_mut().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wireguard::PlainTunnel;
+
+    fn entry(tunnels: &mut Tunnels, lane: LaneKind) -> TunnelEntry {
+        let index = tunnels.draw_index().unwrap();
+        TunnelEntry {
+            tunnel: Box::new(PlainTunnel::new(index, TunnelIndex::from_low_bits(1))),
+            lane,
+            peer: PeerId(1),
+            generation: None,
+            remote: 0,
+            endpoint: None,
+            traffic: Traffic::default(),
+            index,
+        }
+    }
+
+    #[test]
+    fn a_tunnel_takes_nothing_from_another_lane() {
+        let mut tunnels = Tunnels::new(1);
+        let entry = entry(&mut tunnels, LaneKind::Site);
+        let receiver = ReceiverIndex::of(entry.index);
+        let place = tunnels.insert(entry);
+        assert_eq!(tunnels.named(receiver, LaneKind::Site), Some(place));
+        assert_eq!(tunnels.named(receiver, LaneKind::Foreign), None);
+        assert!(tunnels.remove(place).is_some());
+        assert_eq!(tunnels.named(receiver, LaneKind::Site), None);
+    }
+
+    #[test]
+    fn indices_differ_from_shard_to_shard_and_are_bounded() {
+        let first = [1, 2].map(|seed| Tunnels::new(seed).draw_index().unwrap());
+        assert_ne!(first[0], first[1]);
+        let mut tunnels = Tunnels::new(1);
+        for _ in 0..Tunnels::CAPACITY {
+            let entry = entry(&mut tunnels, LaneKind::Site);
+            tunnels.insert(entry);
+        }
+        assert_eq!(tunnels.by_index.len(), Tunnels::CAPACITY);
+        assert_eq!(tunnels.draw_index(), None);
     }
 }
