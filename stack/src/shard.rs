@@ -176,17 +176,17 @@ impl Shard {
         }
     }
 
-    /// Puts another tunnel, which receiver indices name by `number`, in the place of a peer's (of the one that packets
+    /// Puts another tunnel, which receiver indices name by `index`, in the place of a peer's (of the one that packets
     /// with home 0 take), as long as the plan doesn't change it: one without a cipher, for tests that read the wire and
     /// benches that leave the cipher out. False when there is no such peer.
     pub fn set_tunnel(
         &mut self,
         peer: PeerId,
-        number: TunnelIndex,
+        index: TunnelIndex,
         tunnel: Box<dyn Tunnel>,
         now: Instant,
     ) -> bool {
-        self.peers.set_tunnel(peer, number, tunnel, now)
+        self.peers.set_tunnel(peer, index, tunnel, now)
     }
 
     /// End of a turn, after the sockets were drained: delivers the trains that were glued.

@@ -85,7 +85,7 @@ pub struct Chosen {
 }
 
 impl Peers {
-    /// A shard's lanes without peers. `lane_key` is its own lane's; `seed` draws the numbers of tunnels.
+    /// A shard's lanes without peers. `lane_key` is its own lane's; `seed` draws the indices of tunnels.
     pub fn new(shard: ShardId, shards: NonZeroU8, lane_key: &PrivateKey, seed: u64) -> Self {
         Self {
             shard,
@@ -269,10 +269,10 @@ impl Peers {
             LaneKind::Site => &self.site,
             LaneKind::Foreign => self.foreign.as_ref()?,
         };
-        let number = self.tunnels.draw_number()?;
+        let index = self.tunnels.draw_index()?;
         let tunnel = NoiseTunnel::new(
             own,
-            number,
+            index,
             &remote.keys.public_key,
             remote.keys.preshared_key.as_ref(),
             remote.keys.keepalive,
@@ -286,7 +286,7 @@ impl Peers {
             remote: u8::try_from(address.lane).unwrap_or(u8::MAX),
             endpoint: remote.endpoint,
             traffic: Traffic::default(),
-            number,
+            index,
         });
         remote.tunnel = Some(place);
         Some(place)
@@ -412,11 +412,11 @@ impl Peers {
         self.tunnels.iter_mut()
     }
 
-    /// Puts another tunnel in the place of the one that packets with home 0 take, with its number.
+    /// Puts another tunnel in the place of the one that packets with home 0 take, with its index.
     pub fn set_tunnel(
         &mut self,
         id: PeerId,
-        number: TunnelIndex,
+        index: TunnelIndex,
         tunnel: Box<dyn Tunnel>,
         now: Instant,
     ) -> bool {
@@ -431,7 +431,7 @@ impl Peers {
         };
         match self.tunnel_with(address, now) {
             Some(place) => {
-                self.tunnels.replace(place, number, tunnel);
+                self.tunnels.replace(place, index, tunnel);
                 true
             }
             None => false,

@@ -11,7 +11,7 @@ const BITS: u64 = WORDS as u64 * WORD;
 pub(super) struct ReplayWindow {
     /// One more than the greatest counter seen.
     next: u64,
-    /// How many were taken.
+    /// Counters seen, of those below `next`.
     taken: u64,
     seen: [u64; WORDS],
 }
@@ -45,14 +45,15 @@ impl ReplayWindow {
             }
             self.next = counter + 1;
         }
-        self.seen[place(counter)] |= bit(counter);
         self.taken += 1;
+        self.seen[place(counter)] |= bit(counter);
     }
 
-    /// Of 1000 counters up to the greatest one, how many never came; `None` before the first.
+    /// Counters of 1000 that were never seen, among those up to the greatest; `None` before the first.
     pub(super) fn missing_permille(&self) -> Option<u16> {
-        let missing = u128::from(self.next.saturating_sub(self.taken)) * 1000;
-        u16::try_from(missing.checked_div(u128::from(self.next))?).ok()
+        let missing = self.next.saturating_sub(self.taken);
+        let permille = u128::from(missing) * 1000 / u128::from(self.next.max(1));
+        (self.next > 0).then_some(u16::try_from(permille).unwrap_or(1000))
     }
 }
 
@@ -68,6 +69,19 @@ fn bit(counter: u64) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_never_came_is_counted() {
+        let mut window = ReplayWindow::default();
+        assert_eq!(window.missing_permille(), None);
+        for counter in (0..1000).filter(|counter| counter % 4 != 1) {
+            window.note(counter);
+        }
+        assert_eq!(window.missing_permille(), Some(250));
+        // Late, and not lost.
+        window.note(997);
+        assert_eq!(window.missing_permille(), Some(249));
+    }
     use std::collections::BTreeSet;
 
     impl ReplayWindow {

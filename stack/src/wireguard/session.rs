@@ -103,6 +103,11 @@ impl Session {
         Some(packet.len() + DATA_OVERHEAD)
     }
 
+    /// Datagrams of 1000 that the far end sent and that never came, as far as their counters tell.
+    pub(super) fn loss_permille(&self) -> Option<u16> {
+        self.replay.missing_permille()
+    }
+
     /// Opens what is behind a data message's header into `out`: the length of the plaintext.
     pub(super) fn open(
         &mut self,
@@ -125,11 +130,6 @@ impl Session {
             .map_err(|_| DropReason::Unauthenticated)?;
         self.replay.note(counter);
         Ok(plaintext.len())
-    }
-
-    /// Of 1000 datagrams that the far end sent, how many didn't arrive, as far as gaps in their counters tell.
-    pub(super) fn loss_permille(&self) -> Option<u16> {
-        self.replay.missing_permille()
     }
 
     /// Goes on from another counter.

@@ -90,8 +90,9 @@ impl Host {
             .iter_mut()
             .flat_map(|datapath| &mut datapath.shards)
         {
-            let tunnel = PlainTunnel::new(TunnelIndex::from_low_bits(1), TunnelIndex::from_low_bits(1));
-            assert!(shard.set_tunnel(PeerId(1), TunnelIndex::from_low_bits(1), Box::new(tunnel), now));
+            let index = TunnelIndex::from_low_bits(1);
+            let tunnel = PlainTunnel::new(index, index);
+            assert!(shard.set_tunnel(PeerId(1), index, Box::new(tunnel), now));
         }
     }
 

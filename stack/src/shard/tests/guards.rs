@@ -32,9 +32,16 @@ impl Host {
 
     fn lose_session_of(&mut self, own: u8, other: u8) {
         let lane = Lane::new(&key(own), now());
-        let number = TunnelIndex::from_low_bits(1);
-        let tunnel = NoiseTunnel::new(&lane, number, &key(other).public_key(), None, None, now());
-        assert!(self.shard.set_tunnel(PeerId(1), number, Box::new(tunnel), now()));
+        let tunnel = NoiseTunnel::new(
+            &lane,
+            TunnelIndex::from_low_bits(1),
+            &key(other).public_key(),
+            None,
+            None,
+            now(),
+        );
+        let index = TunnelIndex::from_low_bits(1);
+        assert!(self.shard.set_tunnel(PeerId(1), index, Box::new(tunnel), now()));
     }
 }
 
