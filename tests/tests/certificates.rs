@@ -73,6 +73,14 @@ fn story(folder: &Path) -> Result<()> {
             }
         }
     }
+    let status = lab.tidegate("h1", &["status"])?;
+    let events = status.pointer("/site-link/events").and_then(Value::as_array);
+    for event in events.into_iter().flatten() {
+        println!(
+            "h1: {}",
+            event.get("event").and_then(Value::as_str).unwrap_or_default()
+        );
+    }
     for (stranger, _) in STRANGERS {
         ensure!(alive(&lab, stranger)? == 0, "{stranger} was told something");
     }

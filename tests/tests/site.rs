@@ -142,8 +142,11 @@ fn attempt_attach(lab: &Lab, host: &str, more: &[&str]) -> Result<Output> {
 }
 
 fn detach(lab: &Lab, host: &str, number: &str) -> Result<()> {
+    let spare = lab.namespace("spare");
     let words = [
         "detach",
+        "--netns",
+        &spare,
         "--tenant",
         "acme",
         "--application",
