@@ -317,6 +317,10 @@ impl Shard {
             now,
             egress,
         };
+        if datagrams.bytes.is_empty() {
+            // It has no bytes to be cut by, and is one datagram all the same.
+            self.counters.drop(DropReason::NotWireguard);
+        }
         for bytes in datagrams.bytes.chunks(datagrams.stride.max(1)) {
             self.datagram_from_lane(&datagrams, bytes, turn);
         }
