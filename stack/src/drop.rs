@@ -99,6 +99,9 @@ drop_reasons! {
     NoBuffer => "no-buffer",
     /// The device or socket didn't take the packet (queue full, or link down).
     SendFailed => "send-failed",
+    /// Packets waited here for too long behind bulk TCP, and a sender that doesn't take congestion marks was told by the
+    /// loss of one segment: it slows down, and small packets pass quickly again.
+    StandingQueue => "standing-queue",
     /// More answers of this kind were asked for than the rate limit allows (ICMP errors, RFC 4443 §2.4 f).
     RateLimited => "rate-limited",
     /// A WireGuard handshake beyond what its source may begin (20 a second, bursts of 5) or what a host answers: asked

@@ -15,12 +15,15 @@
 //! one with a foreign peer on shard 0, which has the foreign lane: so what is to be sealed is never handed over. A packet
 //! that is denied or answered is so by the shard that read it.
 //!
+//! `relief`: a sender whose packets wait for too long is told by one of them, of a port or of a lane.
+//!
 //! The verbs are called by a worker (devices and sockets) or by a simulation (links).
 
 mod answers;
 mod counters;
 mod from_lane;
 mod from_port;
+mod relief;
 mod to_tunnel;
 
 use crate::drop::DropReason;
@@ -37,6 +40,7 @@ use crate::wire::Ecn;
 use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel, TunnelIndex, TunnelPlace};
 use counters::Counters;
 use from_port::Came;
+use relief::Relief;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::sync::Arc;
@@ -94,6 +98,7 @@ pub struct Shard {
     plaintext: Box<[u8]>,
     counters: Counters,
     icmp_errors: RateLimit,
+    relief: Relief,
     next_tick: Option<Instant>,
 }
 
@@ -114,6 +119,7 @@ impl Shard {
             plaintext: vec![0; LONGEST_PLAINTEXT].into_boxed_slice(),
             counters: Counters::default(),
             icmp_errors: RateLimit::icmp_errors(),
+            relief: Relief::default(),
             next_tick: None,
         }
     }
@@ -283,6 +289,7 @@ impl Shard {
         for frame in batch.filled() {
             self.packet_from_port(entry, frame, Came::Read, turn);
         }
+        self.relief.port = false;
     }
 
     /// What another shard passed on. The frame comes back spent: it belongs to that shard, which gets it by

@@ -7,6 +7,7 @@
 //! leaves datagram by datagram.
 //! Receiving: some messages at a time, each a run of datagrams from one source (`UDP_GRO`).
 
+use super::standing::{Found, Standing};
 use crate::seam::LaneFeatures;
 use crate::sys::epoll::Poller;
 use crate::sys::lane_socket;
@@ -17,6 +18,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
 use tidegate_stack::egress::{LaneKind, Route, Slot};
 use tidegate_stack::shard::Datagrams;
+use tidegate_stack::time::Instant;
 use tidegate_stack::wire::Ecn;
 
 /// Most datagrams of a batch (`UDP_MAX_SEGMENTS` of the first kernels that segment).
@@ -47,6 +49,7 @@ pub(super) struct Lane {
     /// The batch that leaves for a further destination.
     oldest: usize,
     lost: u64,
+    standing: Standing,
 }
 
 /// Datagrams that wait to leave together.
@@ -103,6 +106,7 @@ impl Lane {
             batches: std::array::from_fn(|_| Batch::new()),
             oldest: 0,
             lost: 0,
+            standing: Standing::default(),
         })
     }
 
@@ -376,6 +380,12 @@ impl Lanes {
         };
         // An error that a former datagram left (ICMP) is told once and then gone: the next turn reads on.
         lane.receive(arrivals).unwrap_or(0)
+    }
+
+    /// Notes what turn number `turn` found at a lane; whether one of the senders is to be told that its queue stands.
+    pub(super) fn stands(&mut self, lane: LaneKind, turn: u64, found: Found, now: Instant) -> bool {
+        let lane = self.lanes.get_mut(lane as usize);
+        lane.is_some_and(|lane| lane.standing.note(turn, found, now))
     }
 
     /// Datagrams that no socket took.

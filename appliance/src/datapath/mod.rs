@@ -17,7 +17,7 @@
 //! 7. Devices that turned out to be gone are told to the control thread; its mail is read, when there is some.
 //!
 //! Every step is bounded, so that no port or lane keeps the others waiting, and the thread sleeps when there is
-//! nothing to do. The process decides nothing and makes no socket: what it carries packets by, and the plan that it
+//! nothing to do. Where packets still wait turn after turn, their senders are told ([`standing`]). The process decides nothing and makes no socket: what it carries packets by, and the plan that it
 //! carries them by, come from the agent ([`crate::seam`]), and it goes on without one.
 
 mod answers;
@@ -30,6 +30,7 @@ mod outputs;
 mod ports;
 mod reports;
 mod rings;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod worker;

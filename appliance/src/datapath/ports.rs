@@ -8,6 +8,7 @@
 //! queue without one gives finished packets and takes them: what is left undone is done here, packet by packet, and so is
 //! it for UDP super-packets that an older kernel refuses.
 
+use super::standing::{Found, Standing};
 use crate::sys::epoll::Poller;
 use crate::sys::tun;
 use rustix::io::Errno;
@@ -15,6 +16,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use tidegate_stack::frame::{Batch, Frame, LARGE, Offload, Segmentation, Segments, VIRTIO_HEADER_LENGTH};
 use tidegate_stack::plan::PortId;
+use tidegate_stack::time::Instant;
 use tidegate_stack::wire::Headers;
 
 /// What a batch holds at most, though more could be read: what was read is still in the processor's cache when it is
@@ -27,11 +29,17 @@ pub(super) struct Port {
     /// Packets are written here.
     writes: OwnedFd,
     /// Packets are read here: from none when there are more shards than queues.
-    reads: Vec<OwnedFd>,
+    reads: Vec<Source>,
     vnet_header: bool,
     /// The kernel takes UDP super-packets (Linux 6.2), until it refuses one.
     udp_segments: bool,
     polled: bool,
+}
+
+/// A queue that packets are read from.
+struct Source {
+    descriptor: OwnedFd,
+    standing: Standing,
 }
 
 /// How a read of a port's queue ended.
@@ -66,8 +74,14 @@ impl Port {
             .try_clone()?;
         let features = tun::features(writes.as_fd())?;
         let reads = queues.iter().skip(shard).step_by(shards.max(1));
-        let reads = reads.map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
-        for queue in reads.iter().chain([&writes]) {
+        let source = |queue: &OwnedFd| {
+            Ok(Source {
+                descriptor: queue.try_clone()?,
+                standing: Standing::default(),
+            })
+        };
+        let reads = reads.map(source).collect::<io::Result<Vec<_>>>()?;
+        for queue in reads.iter().map(|source| &source.descriptor).chain([&writes]) {
             tun::features(queue.as_fd())?;
             rustix::io::ioctl_fionbio(queue, true)?;
         }
@@ -88,7 +102,7 @@ impl Port {
         let header = if self.vnet_header { VIRTIO_HEADER_LENGTH } else { 0 };
         let mut bytes = 0;
         while let Some(frame) = batch.vacant() {
-            let length = match rustix::io::read(queue, frame.receive_buffer(header)) {
+            let length = match rustix::io::read(&queue.descriptor, frame.receive_buffer(header)) {
                 Ok(length) => length,
                 Err(Errno::AGAIN) => return Read::Drained,
                 Err(Errno::INTR) => continue,
@@ -165,10 +179,10 @@ impl Port {
             return Ok(());
         }
         self.polled = wanted;
-        for (number, queue) in self.reads.iter().enumerate() {
+        for (number, source) in self.reads.iter().enumerate() {
             match wanted {
-                true => poller.add(queue.as_fd(), token(self.id, number))?,
-                false => poller.remove(queue.as_fd())?,
+                true => poller.add(source.descriptor.as_fd(), token(self.id, number))?,
+                false => poller.remove(source.descriptor.as_fd())?,
             }
         }
         Ok(())
@@ -233,6 +247,13 @@ impl Ports {
             Some(port) => port.read(queue, batch),
             None => Read::Drained,
         }
+    }
+
+    /// Notes what turn number `turn` found in a port's queue; whether one of its senders is to be told that it stands.
+    pub(super) fn stands(&mut self, id: PortId, queue: usize, turn: u64, found: Found, now: Instant) -> bool {
+        let port = self.place(id).and_then(|place| self.ports.get_mut(place));
+        let source = port.and_then(|port| port.reads.get_mut(queue));
+        source.is_some_and(|source| source.standing.note(turn, found, now))
     }
 
     /// Writes a packet to a port. False when the device didn't take it.

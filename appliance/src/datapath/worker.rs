@@ -7,6 +7,7 @@ use super::lanes::{Arrivals, Lane, Lanes};
 use super::outputs::Outputs;
 use super::ports::{self, Port, Ports, Read};
 use super::rings::Rings;
+use super::standing::Found;
 use crate::seam::Event;
 use crate::sys::clock;
 use crate::sys::epoll::{Poller, Waker};
@@ -114,6 +115,8 @@ struct Worker {
     batch: Batch,
     arrivals: Arrivals,
     poller: Poller,
+    /// Turns so far.
+    turns: u64,
     mail: Receiver<Mail>,
     replies: SyncSender<Reply>,
     events: Events,
@@ -198,6 +201,7 @@ impl Worker {
             batch: Batch::new(PORT_PACKETS),
             arrivals: Arrivals::new(),
             poller,
+            turns: 0,
             mail,
             replies,
             events,
@@ -220,6 +224,7 @@ impl Worker {
 
     fn turn(&mut self, now: Instant) {
         let mut mailed = false;
+        self.turns += 1;
         while let Some(frame) = self.outputs.rings.reclaim() {
             self.shard.recycle(frame);
         }
@@ -262,6 +267,13 @@ impl Worker {
     fn drain_port(&mut self, (port, queue): (PortId, usize), now: Instant) {
         self.batch.clear();
         let read = self.outputs.ports.read(port, queue, &mut self.batch);
+        let found = Found {
+            bytes: self.batch.filled().iter().map(|frame| frame.packet().len()).sum(),
+            emptied: read != Read::More,
+        };
+        if self.outputs.ports.stands(port, queue, self.turns, found, now) {
+            self.shard.relieve_port();
+        }
         if !self.batch.is_empty() {
             self.shard
                 .handle_port(port, &mut self.batch, now, &mut self.outputs);
@@ -288,7 +300,7 @@ impl Worker {
     }
 
     fn drain_lane(&mut self, lane: LaneKind, now: Instant) {
-        let mut bytes = 0;
+        let (mut bytes, mut emptied) = (0, false);
         for _ in 0..LANE_RECEIVES {
             let received = self.outputs.lanes.receive(lane, &mut self.arrivals);
             for message in self.arrivals.messages(lane) {
@@ -296,9 +308,14 @@ impl Worker {
                 self.shard.handle_lane(message, now, &mut self.outputs);
             }
             // A receive that wasn't filled has emptied the socket; what came since is told by the next wait.
-            if received < Arrivals::CAPACITY || bytes >= LANE_BYTES {
-                return;
+            emptied = received < Arrivals::CAPACITY;
+            if emptied || bytes >= LANE_BYTES {
+                break;
             }
+        }
+        let found = Found { bytes, emptied };
+        if self.outputs.lanes.stands(lane, self.turns, found, now) {
+            self.shard.relieve_lane();
         }
     }
 

@@ -173,6 +173,43 @@ fn finish_checksum(packet: &mut [u8], offload: Offload, protocol: u8) {
 }
 
 impl Frame {
+    /// Leaves the last segment of a TCP super-packet out. False, and nothing is done, when it is no such, or ends there.
+    pub(crate) fn leave_out_last_segment(&mut self, headers: &mut Headers) -> bool {
+        let Segmentation::Tcp { size, .. } = self.offload.segmentation else {
+            return false;
+        };
+        let partial = self.offload.partial_checksum;
+        let payload = headers.total_length - headers.payload_offset;
+        let kept = (payload.saturating_sub(1) / usize::from(size.max(1))) * usize::from(size);
+        if kept == 0 || partial.is_none_or(|(start, _)| usize::from(start) != headers.transport_offset) {
+            return false;
+        }
+        headers.total_length = headers.payload_offset + kept;
+        self.truncate(headers.total_length);
+        // Both fit: the packet was longer, and its lengths are of 16 bits.
+        let length = u16::try_from(headers.total_length).unwrap_or(u16::MAX);
+        let transport_length = headers.total_length - headers.transport_offset;
+        let transport_length = u32::try_from(transport_length).unwrap_or(u32::MAX);
+        let sum = Sum::pseudo_header(
+            headers.source,
+            headers.destination,
+            headers.protocol,
+            transport_length,
+        );
+        let packet = self.packet_mut();
+        if headers.is_ipv6() {
+            packet[4..6].copy_from_slice(&(length - 40).to_be_bytes());
+        } else {
+            packet[2..4].copy_from_slice(&length.to_be_bytes());
+            packet[10..12].fill(0);
+            let sum = checksum(&packet[..20]);
+            packet[10..12].copy_from_slice(&sum);
+        }
+        let at = headers.transport_offset + TCP_CHECKSUM;
+        packet[at..at + 2].copy_from_slice(&sum.folded());
+        true
+    }
+
     /// Finishes the partial checksum of a packet that isn't a super-packet, in place.
     pub fn finish_checksum(&mut self, headers: &Headers) {
         let offload = std::mem::take(&mut self.offload);

@@ -208,6 +208,9 @@ impl Shard {
                 let joined = headers.ecn().decapsulated(outer).ok_or(DropReason::EcnMismatch)?;
                 let packet = &mut plain[frame.packet.clone()][..headers.total_length];
                 headers.set_ecn(packet, joined);
+                if self.relief.lane {
+                    self.relieve_by_packet(packet, &mut headers)?;
+                }
                 self.packet_from_peer(from, frame.vni, packet, &headers, turn)
             }
         }

@@ -92,6 +92,9 @@ impl Shard {
         came: Came,
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
+        if self.relief.port && came == Came::Read {
+            self.relieve_by_frame(frame, &mut headers)?;
+        }
         let arrival = Arrival::Port(port.id);
         let found = match self.flow(member.vni, &headers, frame.packet(), arrival, came, turn) {
             Ok(found) => found,

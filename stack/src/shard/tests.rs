@@ -433,3 +433,4 @@ fn a_changed_policy_is_applied_to_live_flows_and_an_equal_one_is_no_epoch() {
 }
 
 mod guards;
+mod relief;
