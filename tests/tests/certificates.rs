@@ -33,6 +33,7 @@ fn hosts_without_a_good_certificate_get_nothing_and_are_told_apart() -> Result<(
     made
 }
 
+#[expect(clippy::print_stdout, reason = "what is told of strangers is worth a look")]
 fn story(folder: &Path) -> Result<()> {
     let Some(lab) = Lab::up(NAME, &topology(folder), &[("shop.yaml", SHOP)])? else {
         return Ok(());
