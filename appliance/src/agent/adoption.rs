@@ -69,6 +69,7 @@ impl Agent {
                 // As below: the connection stays, so that the next good document can mend it.
                 Err(error @ SeamError::Refused(_)) => {
                     self.tell_problem(error.to_string());
+                    self.publish();
                     return Ok(());
                 }
                 installed => installed?,
@@ -78,6 +79,7 @@ impl Agent {
                 for problem in problems {
                     self.tell_problem(problem);
                 }
+                self.publish();
                 return Ok(());
             }
         }

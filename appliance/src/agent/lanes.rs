@@ -122,9 +122,15 @@ impl Agent {
         if self.lanes.is_some() && self.foreign.is_some() {
             return;
         }
+        let bound = |agent: &Self| (agent.lanes.is_some(), agent.foreign.is_some());
+        let before = bound(self);
         self.bind_missing_lanes(&greeting);
-        if let Err(error) = self.give_lanes().await {
-            self.tell_problem(error.to_string());
+        if bound(self) == before {
+            return;
+        }
+        match self.give_lanes().await {
+            Ok(()) => self.publish(),
+            Err(error) => self.tell_problem(error.to_string()),
         }
     }
 

@@ -13,7 +13,7 @@ pub(crate) const MAX_GENERATIONS: usize = 2;
 /// A generation has 64 ports.
 const MAX_LANES: usize = 64;
 /// Largest boot counter: it counts starts of an agent, and what is near the end of its type isn't one that counted.
-const MAX_BOOT: u64 = 1 << 48;
+pub(super) const MAX_BOOT: u64 = 1 << 48;
 
 /// A host's record. The last writer wins, by [`Stamp`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

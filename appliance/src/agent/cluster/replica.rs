@@ -29,7 +29,7 @@ mod simulation;
 mod tests;
 
 use super::message::{Entry, MAX_BATCH, Message};
-use super::record::{HostRecord, MAX_RECORD, RecordBody, Stamp};
+use super::record::{HostRecord, MAX_BOOT, MAX_RECORD, RecordBody, Stamp};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use tidegate_stack::plan::HostOrdinal;
@@ -276,8 +276,10 @@ impl Replica {
         let mut wanted = Vec::new();
         for entry in entries {
             if entry.host_id == self.host_id {
-                let heard = entry.record.max(entry.beat).map(Stamp::start);
-                self.overtake(heard, now);
+                let own = self.own_entry();
+                let heard = [(entry.record, own.record), (entry.beat, own.beat)];
+                let ahead = heard.into_iter().filter(|(heard, own)| heard > own);
+                self.overtake(ahead.filter_map(|(heard, _)| heard).max(), now);
                 continue;
             }
             if entry.record.is_none() && entry.beat.is_none() {
@@ -332,7 +334,8 @@ impl Replica {
     fn handle_records(&mut self, link: LinkId, records: Vec<HostRecord>, now: Instant) {
         for record in records {
             if record.host_id == self.host_id {
-                self.overtake(Some(record.stamp().start()), now);
+                let heard = Some(record.stamp());
+                self.overtake(heard.filter(|_| heard > self.own_entry().record), now);
                 continue;
             }
             if !self.is_small_enough(&record) {
@@ -353,10 +356,12 @@ impl Replica {
         }
     }
 
-    /// Somebody heard of this start of this host. When it isn't this one, but a later one, it is one before this one,
-    /// and this host lost its count since.
-    fn overtake(&mut self, heard: Option<(u64, u32)>, now: Instant) {
-        let Some((boot, _)) = heard.filter(|heard| *heard > self.start) else {
+    /// Somebody heard of this host what it never said: it was before this start, and this host lost its count since;
+    /// or somebody made it up. Its next start is above it. (What can't be counted further isn't followed: then nobody
+    /// would take this host's word any more.)
+    fn overtake(&mut self, heard: Option<Stamp>, now: Instant) {
+        let possible = |heard: &Stamp| heard.start() >= self.start && heard.boot < MAX_BOOT;
+        let Some(Stamp { boot, .. }) = heard.filter(possible) else {
             return;
         };
         if self

@@ -10,6 +10,7 @@ use quinn::{ConnectionError, Incoming, ServerConfig, TransportErrorCode};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -17,6 +18,8 @@ use tokio::task::JoinSet;
 const HANDSHAKES: usize = 32;
 /// Handshakes at a time from one source.
 const HANDSHAKES_PER_SOURCE: usize = 8;
+/// How long a handshake may take: a stranger that comes no further holds no place for longer.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// TLS: the other end should have had a certificate (RFC 8446 §6.2).
 const CERTIFICATE_REQUIRED: u8 = 116;
 
@@ -75,7 +78,11 @@ async fn handshake(links: Links, incoming: Incoming, identity: Arc<Identity>, pa
         }
     };
     let made = match incoming.accept_with(config) {
-        Ok(connecting) => connecting.await,
+        // Who comes no further gives its place back.
+        Ok(connecting) => match tokio::time::timeout(PATIENCE, connecting).await {
+            Ok(made) => made,
+            Err(_) => Err(ConnectionError::TimedOut),
+        },
         Err(error) => Err(error),
     };
     drop(pass);

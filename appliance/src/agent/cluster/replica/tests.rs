@@ -181,6 +181,45 @@ fn an_owner_that_lost_its_count_jumps_above_what_is_remembered() {
 }
 
 #[test]
+fn what_is_made_up_about_a_host_is_overtaken_by_it() {
+    let mut a = replica("a", 1);
+    let mut b = replica("b", 2);
+    connect(&mut a, &mut b, LinkId(1), at(10));
+    // A beat, and a record, that the host never counted.
+    for (record, beat) in [(None, Some(u64::MAX)), (Some(u64::MAX), None)] {
+        let start = b.own_entry().record.unwrap();
+        let forged = |count| Stamp { count, ..start };
+        let entry = Entry {
+            host_id: "b".to_owned(),
+            record: record.map(forged),
+            beat: beat.map(forged),
+            fresh: true,
+        };
+        let before = b.boot();
+        // Once in a while is often enough.
+        let later = at(100_000 * before);
+        b.handle_message(LinkId(1), Message::Digest(vec![entry]), later);
+        assert_eq!(b.boot(), before + 1);
+        exchange(&mut a, &mut b, LinkId(1), later);
+        assert_eq!(a.record("b"), b.own.as_ref());
+    }
+    // What can't be counted further isn't followed.
+    let entry = Entry {
+        host_id: "b".to_owned(),
+        record: None,
+        beat: Some(Stamp {
+            boot: MAX_BOOT,
+            life: 0,
+            count: 1,
+        }),
+        fresh: true,
+    };
+    let before = b.boot();
+    b.handle_message(LinkId(1), Message::Digest(vec![entry]), at(10_000_000));
+    assert_eq!(b.boot(), before);
+}
+
+#[test]
 fn two_starts_with_one_boot_count_are_told_apart() {
     let mut first = Replica::new("b", 1, 9, at(0));
     first.publish(body(2));
