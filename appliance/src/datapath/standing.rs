@@ -14,8 +14,8 @@
 use std::time::Duration;
 use tidegate_stack::time::Instant;
 
-/// What may wait, in bytes: CoDel's target (RFC 8289 §4.4), which keeps a slow place busy while a sender that was told
-/// recovers: four of the largest packets.
+/// What may wait, in bytes: CoDel's target (RFC 8289 §4.4), four of the largest packets. It trades bulk throughput for
+/// delay: a sender that was told may leave the slow place idle for a while before it has recovered.
 const TARGET: usize = 256 * 1024;
 /// How long more than that may wait: a round trip within a site, with what waits on the way, and time for a burst to
 /// drain (RFC 8289 §4.3: 100 ms is for the Internet).
