@@ -7,6 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QuotaSlot(pub u16);
 
+impl QuotaSlot {
+    /// Where it stands among [`Quotas::SLOTS`] counters.
+    pub(super) fn place(self) -> usize {
+        usize::from(self.0.min(Quotas::SLOTS - 1))
+    }
+}
+
 /// Live flows per network, and the most there may be. Counters order nothing else: relaxed.
 pub struct Quotas {
     flows: Box<[AtomicU32]>,
@@ -54,7 +61,7 @@ impl Quotas {
     }
 
     fn counter(&self, slot: QuotaSlot) -> Option<&AtomicU32> {
-        self.flows.get(usize::from(slot.0.min(Self::SLOTS - 1)))
+        self.flows.get(slot.place())
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! At its bound a new flow takes the place of one that has expired, or, among a few that are looked at, of the one
 //! that expires first and isn't an established TCP connection; when there is none, the new flow is refused
-//! ([`DropReason::FlowTableFull`]). At its network's bound ([`Quotas`]) it takes the place of one of the same network, by
+//! ([`DropReason::FlowTableFull`]). At its network's bound ([`Quotas`] in the host, three quarters of this table) it takes the place of one of the same network, by
 //! the same rule, or is refused ([`DropReason::ConnectionLimit`]).
 
-use super::{Flow, Quotas, Tracking};
+use super::{Flow, QuotaSlot, Quotas, Tracking};
 use crate::drop::DropReason;
 use crate::time::Instant;
 use crate::wire::FlowKey;
@@ -31,6 +31,10 @@ pub struct FlowTable {
     hasher: FixedState,
     capacity: usize,
     quotas: Arc<Quotas>,
+    /// This table's flows per network: the homes of flows can be chosen, so a network may not have all of one shard
+    /// either.
+    own: Box<[u32]>,
+    own_most: u32,
     /// Where the next sweep, or the next search for room, begins.
     hand: usize,
 }
@@ -46,6 +50,8 @@ impl FlowTable {
             hasher: FixedState::with_seed(seed),
             capacity,
             quotas,
+            own: vec![0; usize::from(Quotas::SLOTS)].into(),
+            own_most: u32::try_from(capacity - capacity / 4).unwrap_or(u32::MAX),
             hand: 0,
         }
     }
@@ -79,9 +85,9 @@ impl FlowTable {
     /// The table, or what the flow's network may have of it, is full of flows that may not be evicted.
     pub fn insert(&mut self, flow: Flow, now: Instant) -> Result<FlowIndex, DropReason> {
         let quota = flow.quota;
-        if !self.quotas.take(quota) {
+        if !self.take(quota) {
             self.evict(now, |flow| flow.quota == quota);
-            if !self.quotas.take(quota) {
+            if !self.take(quota) {
                 return Err(DropReason::ConnectionLimit);
             }
         }
@@ -94,9 +100,26 @@ impl FlowTable {
             None
         };
         inserted.ok_or_else(|| {
-            self.quotas.give_back(quota);
+            self.give_back(quota);
             DropReason::FlowTableFull
         })
+    }
+
+    /// Counts a new flow of a network, here and in the host; false when it has as many as it may.
+    fn take(&mut self, quota: QuotaSlot) -> bool {
+        let Some(own) = self.own.get_mut(quota.place()) else {
+            return false;
+        };
+        let taken = *own < self.own_most && self.quotas.take(quota);
+        *own += u32::from(taken);
+        taken
+    }
+
+    fn give_back(&mut self, quota: QuotaSlot) {
+        if let Some(own) = self.own.get_mut(quota.place()) {
+            *own = own.saturating_sub(1);
+        }
+        self.quotas.give_back(quota);
     }
 
     fn put(&mut self, flow: Flow) -> Option<FlowIndex> {
@@ -133,7 +156,7 @@ impl FlowTable {
         if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == index.0) {
             entry.remove();
         }
-        self.quotas.give_back(flow.quota);
+        self.give_back(flow.quota);
         self.free.push(index.0);
     }
 
@@ -284,6 +307,27 @@ mod tests {
         table.sweep(Instant::ZERO + Duration::from_secs(10), |_| true);
         assert_eq!(table.len(), 1);
         assert!(table.get(stays).is_some());
+    }
+
+    #[test]
+    fn a_network_leaves_a_quarter_of_one_shard_to_others_whatever_the_host_has_left() {
+        let mut table = table(8, 100);
+        let established = |port| flow(port, Tracking::TcpEstablished, 1000);
+        for port in [1, 3, 5, 7, 9, 11] {
+            table.insert(established(port), Instant::ZERO).unwrap();
+        }
+        let refused = table.insert(established(13), Instant::ZERO);
+        assert_eq!(refused, Err(DropReason::ConnectionLimit));
+        let first = table.find(&established(1).key).unwrap();
+        assert!(
+            table.insert(established(2), Instant::ZERO).is_ok(),
+            "another network"
+        );
+        table.remove(first);
+        assert!(
+            table.insert(established(13), Instant::ZERO).is_ok(),
+            "what died gave its place back"
+        );
     }
 
     #[test]

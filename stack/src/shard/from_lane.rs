@@ -79,10 +79,16 @@ impl Shard {
         let entry = self.peers.tunnel_mut(place).ok_or(DropReason::UnknownReceiver)?;
         let was_ready = entry.tunnel.is_ready();
         let reply = match entry.tunnel.handle_handshake(bytes, &mut out, turn.now) {
-            HandshakeOutcome::Reply(length) | HandshakeOutcome::Established { reply: length } => {
-                // The message was authentic: that is where the peer is.
+            HandshakeOutcome::Reply(length) => {
+                // Back to where it came from, and no more: one that was recorded before this host's start can't be told
+                // from a new one. What comes in the session proves where the peer is.
+                send_to(kind, source, &out[..length], turn.egress, &mut self.counters);
+                return Ok(());
+            }
+            HandshakeOutcome::Established { reply } => {
+                // It answered what this end just asked: that is where the peer is.
                 entry.endpoint = Some(source);
-                length
+                reply
             }
             HandshakeOutcome::Nothing => 0,
             HandshakeOutcome::Drop(reason) => return Err(reason),

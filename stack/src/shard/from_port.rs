@@ -141,7 +141,7 @@ impl Shard {
     ) -> Result<(), DropReason> {
         let mut passed = self
             .pool
-            .take_to_wait(frame.packet().len())
+            .take_to_pass(frame.packet().len())
             .ok_or(DropReason::NoBuffer)?;
         if passed.capacity() < frame.capacity() {
             passed.fill(frame.packet(), frame.offload);

@@ -175,6 +175,28 @@ fn what_waits_for_a_session_is_bounded() {
 }
 
 #[test]
+fn an_initiation_alone_moves_no_peer() {
+    let (mut first, mut second) = pair();
+    let known = first.shard.report().peers[0].endpoint;
+    // The peer begins anew, and somebody sends what it sent from elsewhere.
+    second.lose_session_of(2, 1);
+    second.send(&udp(WEB_ON_2, WEB_ON_1, b"?"), Offload::NONE);
+    let (_, initiation) = second.out.datagrams.pop().unwrap();
+    first.out.datagrams.clear();
+    let elsewhere = Datagrams {
+        lane: LaneKind::Foreign,
+        source: underlay(66),
+        ecn: Ecn::NotCapable,
+        stride: initiation.len(),
+        bytes: &initiation,
+    };
+    first.shard.handle_lane(elsewhere, now(), &mut first.out);
+    let (route, _) = first.out.datagrams.pop().unwrap();
+    assert_eq!(route.endpoint, underlay(66), "the answer goes back there");
+    assert_eq!(first.shard.report().peers[0].endpoint, known);
+}
+
+#[test]
 fn a_flood_of_handshakes_is_counted_and_what_is_established_goes_on() {
     let (mut first, mut second) = pair();
     let stranger = Lane::new(&key(9), now());
