@@ -52,21 +52,18 @@ pub(super) fn write(blueprint: &Blueprint) -> BTreeMap<String, Value> {
     blueprint.hosts.iter().map(document).collect()
 }
 
-/// The address by which `host` reaches `other`: on the first segment they share, IPv4 before IPv6.
+/// The address by which `host` reaches `other`: on the first segment they share, in a family that both have there, IPv4
+/// before IPv6.
 fn address_towards(host: &Host, other: &Host) -> Option<IpAddr> {
-    let on_shared_segment = |(segment, _): &&(String, Vec<IpAddr>)| {
-        other
-            .addresses
+    host.addresses.iter().find_map(|(segment, own)| {
+        let (_, theirs) = other.addresses.iter().find(|(name, _)| name == segment)?;
+        let reachable = |address: &&IpAddr| own.iter().any(|own| own.is_ipv4() == address.is_ipv4());
+        theirs
             .iter()
-            .any(|(theirs, addresses)| theirs == segment && !addresses.is_empty())
-    };
-    let (shared, _) = host.addresses.iter().find(on_shared_segment)?;
-    let (_, addresses) = other.addresses.iter().find(|(segment, _)| segment == shared)?;
-    addresses
-        .iter()
-        .find(|address| address.is_ipv4())
-        .or(addresses.first())
-        .copied()
+            .filter(reachable)
+            .min_by_key(|address| address.is_ipv6())
+            .copied()
+    })
 }
 
 /// The ports of a host's lanes: the foreign one, then those of every generation.
@@ -176,6 +173,17 @@ mod tests {
         assert_eq!(documents["h2"]["cluster"]["hosts"][0]["address"], "192.0.2.11");
         assert_eq!(documents["h2"]["site"], "tg");
         assert!(documents["h2"]["cluster"].get("peers").is_none());
+    }
+
+    #[test]
+    fn a_host_without_ipv4_is_told_of_the_others_by_ipv6() {
+        let both = ["192.0.2.11", "2001:db8::11"];
+        let documents = write(&lab(vec![
+            host("h1", 1, &[("lan", &both)], None),
+            host("h2", 2, &[("lan", &["2001:db8::12"])], None),
+        ]));
+        assert_eq!(documents["h1"]["cluster"]["hosts"][0]["address"], "2001:db8::12");
+        assert_eq!(documents["h2"]["cluster"]["hosts"][0]["address"], "2001:db8::11");
     }
 
     #[test]
