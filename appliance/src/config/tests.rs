@@ -151,7 +151,7 @@ fn an_instance_without_a_tenant_gets_the_only_one_there_is() {
 #[test]
 fn a_part_of_a_host_document_has_absolute_paths_and_needs_nothing() {
     let file = std::env::temp_dir().join(format!("tidegate-topology-{}.yaml", std::process::id()));
-    let text = "lab: tg\nsegments: { lan: { ipv4: 192.0.2.0/24 } }\nhosts:\n  h1:\n    ordinal: 1\n    interfaces: [ { segment: lan } ]\n    document: { cluster: { foreign-private-key-file: a.key, peers: [ { name: p, preshared-key-file: /b.key } ] } }\n";
+    let text = "lab: tg\nsegments: { lan: { ipv4: 192.0.2.0/24 } }\nhosts:\n  h1:\n    ordinal: 1\n    interfaces: [ { segment: lan } ]\n    document: { cluster: { foreign-private-key-file: a.key, certificate-file: h1.pem, peers: [ { name: p, preshared-key-file: /b.key } ] } }\n";
     std::fs::write(&file, text).expect("the temporary folder takes files");
     let read = topology::read(&file);
     std::fs::remove_file(&file).expect("the file is still there");
@@ -159,9 +159,10 @@ fn a_part_of_a_host_document_has_absolute_paths_and_needs_nothing() {
         .document
         .clone()
         .expect("it is set");
-    let absolute = std::env::temp_dir().join("a.key");
+    let absolute = |file: &str| std::env::temp_dir().join(file);
     let expected = json!({ "cluster": {
-        "foreign-private-key-file": absolute,
+        "foreign-private-key-file": absolute("a.key"),
+        "certificate-file": absolute("h1.pem"),
         "peers": [ { "name": "p", "preshared-key-file": "/b.key" } ],
     } });
     assert_eq!(document, expected);

@@ -23,6 +23,14 @@ const MIN_MTU: u16 = 576;
 /// The smallest MTU of a link with IPv6 (RFC 8200 §5).
 const MIN_MTU_IPV6: u16 = 1280;
 
+/// Where a host document names files of its author's.
+const FILES: [&str; 4] = [
+    "/cluster/foreign-private-key-file",
+    "/cluster/ca-file",
+    "/cluster/certificate-file",
+    "/cluster/private-key-file",
+];
+
 /// A lab.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Topology {
@@ -371,8 +379,10 @@ fn host_document(value: &Value<'_>) -> Option<Json> {
     super::host::host(&value.partial());
     let mut document = value.node().to_json();
     let folder = value.report().folder();
-    if let Some(path) = document.pointer_mut("/cluster/foreign-private-key-file") {
-        make_absolute(path, folder);
+    for file in FILES {
+        if let Some(path) = document.pointer_mut(file) {
+            make_absolute(path, folder);
+        }
     }
     let peers = document
         .pointer_mut("/cluster/peers")
