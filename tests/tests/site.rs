@@ -31,7 +31,7 @@ fn instances_are_known_on_every_host_and_records_converge_after_kills_and_cuts()
     );
 
     // A number that lives elsewhere isn't given again.
-    let refused = attempt_attach(&lab, "h2", &["--instance", "7"])?;
+    let refused = change(&lab, "h2", "attach", "7")?;
     ensure!(!refused.status.success(), "two instances have one number");
     let why = String::from_utf8_lossy(&refused.stderr);
     ensure!(why.contains("h1"), "it doesn't say where the instance is: {why}");
@@ -99,68 +99,50 @@ fn wait_until_known(lab: &Lab, hosts: &[&str], instance: &str, expected: bool) -
         wait_until(
             &format!("{host} knows of {instance}: {expected}"),
             PATIENCE,
-            || {
-                let told = lab.tidegate(host, &["show", "instances"])?;
-                let lists =
-                    ["/instances", "/elsewhere"].map(|list| told.pointer(list).and_then(Value::as_array));
-                let mut all = lists.into_iter().flatten().flatten();
-                let known = all.any(|one| one.get("instance").and_then(Value::as_str) == Some(instance));
-                Ok(known == expected)
-            },
+            || Ok(knows(lab, host, instance)? == expected),
         )?;
     }
     Ok(())
 }
 
-fn attach(lab: &Lab, host: &str, number: &str) -> Result<()> {
-    let attached = attempt_attach(lab, host, &["--instance", number])?;
-    ensure!(
-        attached.status.success(),
-        "attaching failed: {}",
-        String::from_utf8_lossy(&attached.stderr)
-    );
-    Ok(())
+/// Whether a host has an instance itself, or was told of it.
+fn knows(lab: &Lab, host: &str, instance: &str) -> Result<bool> {
+    let told = lab.tidegate(host, &["show", "instances"])?;
+    let mut all = Vec::new();
+    for list in ["/instances", "/elsewhere"] {
+        let list = told.pointer(list).and_then(Value::as_array);
+        all.extend(list.context("show instances has no list")?);
+    }
+    Ok(all
+        .iter()
+        .any(|one| one.get("instance").and_then(Value::as_str) == Some(instance)))
 }
 
-fn attempt_attach(lab: &Lab, host: &str, more: &[&str]) -> Result<Output> {
-    let spare = lab.namespace("spare");
-    let words = [
-        "attach",
-        "--netns",
-        &spare,
-        "--tenant",
-        "acme",
-        "--application",
-        "shop",
-        "--service",
-        "web",
-        "--interface",
-        "tg0",
-    ];
-    let words: Vec<&str> = words.iter().chain(more).copied().collect();
-    lab.attempt_tidegate(host, &words)
+fn attach(lab: &Lab, host: &str, number: &str) -> Result<()> {
+    expect_success(&change(lab, host, "attach", number)?)
 }
 
 fn detach(lab: &Lab, host: &str, number: &str) -> Result<()> {
-    let spare = lab.namespace("spare");
-    let words = [
-        "detach",
-        "--netns",
-        &spare,
-        "--tenant",
-        "acme",
-        "--application",
-        "shop",
-        "--service",
-        "web",
-        "--instance",
-        number,
-    ];
-    let detached = lab.attempt_tidegate(host, &words)?;
-    ensure!(
-        detached.status.success(),
-        "detaching failed: {}",
-        String::from_utf8_lossy(&detached.stderr)
-    );
+    expect_success(&change(lab, host, "detach", number)?)
+}
+
+fn expect_success(output: &Output) -> Result<()> {
+    let why = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "the verb failed: {why}");
     Ok(())
+}
+
+/// Attaches the spare namespace as an instance with this number, or detaches it.
+fn change(lab: &Lab, host: &str, verb: &str, number: &str) -> Result<Output> {
+    let spare = lab.namespace("spare");
+    let keys = "--tenant acme --application shop --service web --instance";
+    let words: Vec<&str> = [verb, "--netns", &spare]
+        .into_iter()
+        .chain(keys.split(' '))
+        .chain([number])
+        .collect();
+    // The namespace has an eth0 of its own.
+    let device = (verb == "attach").then_some(["--interface", "tg0"]);
+    let words: Vec<&str> = words.into_iter().chain(device.into_iter().flatten()).collect();
+    lab.attempt_tidegate(host, &words)
 }
