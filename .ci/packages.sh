@@ -9,7 +9,6 @@ packages=(
     iperf3            # load
     iproute2          # ip, bridge, ss
     iputils-ping      # ping -M do
-    iputils-tracepath # errors that cross tunnels
     netcat-openbsd    # UDP probes
     procps            # ps, for leak checks
     python3-scapy     # crafted frames
