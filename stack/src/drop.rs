@@ -34,8 +34,18 @@ drop_reasons! {
     Malformed => "malformed",
     /// An IPv4 header checksum is wrong: the sender or the path damages packets.
     BadChecksum => "bad-checksum",
-    /// A protocol or header that tidegate doesn't carry yet (IPv6 extension headers, IPv4 options).
-    Unsupported => "unsupported",
+    /// An IPv4 option other than no-operation or router-alert: source routes, recorded routes and timestamps are never carried (RFC 7126).
+    IpOptions => "ip-options",
+    /// An IPv6 extension header that isn't carried, one in a wrong place, or a chain of them that is too long (more than 8, or 256 bytes).
+    ExtensionHeader => "extension-header",
+    /// The first fragment of a datagram hasn't all of its headers (RFC 7112, RFC 3128): nobody could tell what the rest is.
+    FragmentHeader => "fragment-header",
+    /// Fragments of one datagram overlap or contradict each other: all of it is dropped (RFC 5722).
+    FragmentOverlap => "fragment-overlap",
+    /// More datagrams in fragments are unfinished than a source, or the host, may have (64 a source, 1,024 and 4 MiB in all).
+    FragmentLimit => "fragment-limit",
+    /// Fragments whose rest didn't come in time: 30 s for IPv4, 60 s for IPv6.
+    FragmentTimeout => "fragment-timeout",
     /// The source isn't an address of the port it came from: a spoofed packet, or an instance that changed its address.
     SourceNotOwn => "source-not-own",
     /// The source can't be a host's: multicast, broadcast, loopback or unspecified.
@@ -44,6 +54,8 @@ drop_reasons! {
     Multicast => "multicast",
     /// The destination is in none of the instance's networks, and no rule lets the application out.
     OutboundDenied => "outbound-denied",
+    /// No rule of the target's `inbound-access` lets this sender in.
+    InboundDenied => "inbound-denied",
     /// The destination is in the network, but no instance has that address.
     NoInstance => "no-instance",
     /// The destination belongs to another host's block, and no peer has that ordinal or is a member of the network.
@@ -93,6 +105,12 @@ drop_reasons! {
     FlowTableFull => "flow-table-full",
     /// The application has as many connections on this host as one may have: three quarters of what the host holds.
     ConnectionLimit => "connection-limit",
+    /// A service has as many connections on this host as its `limits.connections` allows.
+    ServiceConnections => "service-connections",
+    /// A service begins connections faster than its `limits.new-connections` allows.
+    ConnectionRate => "connection-rate",
+    /// The source has as many connections that nobody has answered as one may have (1,024): a scan, a flood, or a target that is away.
+    HalfOpenLimit => "half-open-limit",
     /// The packet's flow lives on another core, whose queue is full: that core has more than it can do.
     HandoverFull => "handover-full",
     /// The frame pool is empty: more is under way than the host's ceiling allows.
@@ -109,6 +127,12 @@ drop_reasons! {
     HandshakeFlood => "handshake-flood",
     /// A reply, error or answer that belongs to no flow.
     NoFlow => "no-flow",
+    /// A TCP segment whose flags contradict each other (SYN with FIN, none at all, FIN with URG and PSH): nothing but a scan sends it.
+    TcpFlags => "tcp-flags",
+    /// A TCP segment in the middle of a connection that isn't known here: older than the filter's memory, or forged.
+    MidStream => "mid-stream",
+    /// A TCP segment outside of what the receiver may accept now (RFC 9293 §3.10.7.4), or a reset that doesn't fit (RFC 5961).
+    TcpOutOfWindow => "tcp-out-of-window",
 }
 
 /// One counter per reason.

@@ -369,7 +369,7 @@ impl<E: Egress> Deliver for PortOutput<'_, E> {
 /// What a verdict says when it isn't to go on.
 fn denied(verdict: Verdict) -> DropReason {
     match verdict {
-        Verdict::Deny(reason) => reason,
+        Verdict::Deny(reason) | Verdict::Reject(reason) => reason,
         Verdict::Forward { .. } | Verdict::Answer(_) => DropReason::NoFlow,
     }
 }

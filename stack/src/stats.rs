@@ -109,6 +109,66 @@ pub struct DropReport {
     pub last: Option<DropExample>,
 }
 
+/// A part of the flows of a shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowPage {
+    /// The flows.
+    pub flows: Vec<FlowReport>,
+    /// From where the next part is asked for; `None` after the last one.
+    pub next: Option<u64>,
+}
+
+/// One live flow, seen from the side that began it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowReport {
+    /// Its network.
+    pub vni: Vni,
+    /// Its addresses: of the packet that began it.
+    pub packet: PacketExample,
+    /// Where that packet came from.
+    pub origin: FlowEnd,
+    /// Where it went.
+    pub target: FlowEnd,
+    /// How far it is.
+    pub state: FlowState,
+    /// Packets of the side that began, and of the other one (a super-packet counts as the segments it stands for).
+    pub packets: [u64; 2],
+    /// Bytes of their IP packets.
+    pub bytes: [u64; 2],
+    /// Milliseconds since its last packet.
+    pub idle_ms: u64,
+    /// The shard it lives on.
+    pub shard: u8,
+}
+
+/// One side of a flow, as this host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlowEnd {
+    /// An instance of this host; `None` when its port is gone.
+    Port(Option<PortId>),
+    /// Behind a peer.
+    Peer(PeerId),
+}
+
+/// How far a flow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlowState {
+    /// TCP: the handshake isn't over.
+    Opening,
+    /// TCP: both sides have agreed.
+    Established,
+    /// TCP: a side has ended.
+    Closing,
+    /// TCP: both sides have ended, or one has reset it.
+    Closed,
+    /// Another protocol: nobody has answered yet.
+    Unanswered,
+    /// Another protocol: both sides have sent.
+    Answered,
+}
+
 /// A dropped packet, as far as it was understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropExample {

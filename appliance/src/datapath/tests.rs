@@ -147,6 +147,8 @@ fn plan(ports: &[u32]) -> Plan {
         offloads: true,
     };
     Plan {
+        services: Vec::new(),
+        members: Vec::new(),
         ordinal: HostOrdinal::try_from(1).unwrap(),
         networks: Vec::new(),
         instances: ports.iter().map(instance).collect(),

@@ -61,6 +61,8 @@ pub enum Verdict {
     Answer(Answer),
     /// They are dropped; no flow is kept.
     Deny(DropReason),
+    /// They are dropped, and their sender is told so; no flow is kept.
+    Reject(DropReason),
 }
 
 /// What is prepared for the packets of a flow that leave by a tunnel.

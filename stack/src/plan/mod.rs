@@ -4,10 +4,14 @@
 //! [`Snapshot`](crate::snapshot::Snapshot). Equal plans give no new epoch, so a plan is kept in one order:
 //! [`Plan::normalise`] sorts it.
 
+mod access;
 mod keys;
 mod numbering;
 mod types;
 
+pub use access::{
+    Access, Action, Limits, Member, OnDeny, PortRange, ProtocolMatch, Rule, Selector, Service, ServiceId,
+};
 pub use keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use numbering::{
     BLOCK_LENGTH_APPLICATION, BLOCK_LENGTH_SHARED, NetworkNumbers, derive_vni, shared_prefix_index,
@@ -29,8 +33,14 @@ pub struct Plan {
     pub ordinal: HostOrdinal,
     /// The networks that this host takes part in, by VNI.
     pub networks: Vec<Network>,
+    /// What documents say about services: those that have rules or limits, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
     /// The instances attached here, by port.
     pub instances: Vec<Instance>,
+    /// The instances of other hosts, by network and address. There are none when nothing depends on who they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Member>,
     /// The other ends of tunnels, by id.
     pub peers: Vec<Peer>,
     /// The key of the foreign lane: the one WireGuard endpoint whose key and port are fixed.
@@ -95,6 +105,17 @@ pub struct Membership {
     pub ipv4: Ipv4Addr,
     /// The instance's IPv6 address in it.
     pub ipv6: Ipv6Addr,
+}
+
+impl Instance {
+    /// Its service.
+    pub fn service_id(&self) -> ServiceId {
+        ServiceId {
+            tenant: self.tenant.clone(),
+            application: self.application.clone(),
+            service: self.service.clone(),
+        }
+    }
 }
 
 impl Membership {
@@ -214,7 +235,9 @@ impl Plan {
     /// Puts every list into its one order, so that equal intents are equal plans.
     pub fn normalise(&mut self) {
         self.networks.sort_by_key(|network| network.vni);
+        self.services.sort_by(|a, b| a.id.cmp(&b.id));
         self.instances.sort_by_key(|instance| instance.port);
+        self.members.sort_by_key(|member| (member.vni, member.ipv4));
         self.peers.sort_by_key(|peer| peer.id);
     }
 

@@ -117,6 +117,8 @@ fn instance(port: PortId, own: u8, index: u64) -> Instance {
 
 fn plan(own: u8, other: u8) -> Plan {
     Plan {
+        services: Vec::new(),
+        members: Vec::new(),
         ordinal: ordinal(own),
         networks: vec![shop()],
         instances: vec![instance(PORT, own, 2), instance(SECOND_PORT, own, 3)],

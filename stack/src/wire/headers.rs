@@ -59,6 +59,12 @@ pub enum Transport {
         destination_port: u16,
         /// [`tcp_flags`].
         flags: u8,
+        /// Sequence number of the first byte, or of SYN.
+        sequence: u32,
+        /// The next sequence number that the sender expects; counts with the flag ACK.
+        acknowledgement: u32,
+        /// What the sender takes beyond that, not scaled.
+        window: u16,
     },
     /// A UDP datagram, or a super-packet of them.
     Udp {
@@ -127,7 +133,7 @@ impl Headers {
         match header[0] & 0x0f {
             5 => {}
             0..=4 => return Err(DropReason::Malformed),
-            _ => return Err(DropReason::Unsupported),
+            _ => return Err(DropReason::IpOptions),
         }
         if total_length < IPV4_HEADER || total_length > packet.len() {
             return Err(DropReason::Malformed);
@@ -202,7 +208,7 @@ impl Headers {
             headers.transport_offset += IPV6_FRAGMENT_HEADER;
             headers.payload_offset = headers.transport_offset;
         } else if IPV6_UNSUPPORTED.contains(&headers.protocol) {
-            return Err(DropReason::Unsupported);
+            return Err(DropReason::ExtensionHeader);
         } else {
             headers.parse_transport(&packet[..total_length])?;
         }
@@ -212,6 +218,7 @@ impl Headers {
     fn parse_transport(&mut self, packet: &[u8]) -> Result<(), DropReason> {
         let transport = &packet[self.transport_offset..];
         let port = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
+        let word = |at: usize| (u32::from(port(at)) << 16) | u32::from(port(at + 2));
         let length = match (self.protocol, self.is_ipv6()) {
             (protocol::TCP, _) => {
                 if transport.len() < TCP_HEADER {
@@ -225,6 +232,9 @@ impl Headers {
                     source_port: port(0),
                     destination_port: port(2),
                     flags: transport[13],
+                    sequence: word(4),
+                    acknowledgement: word(8),
+                    window: port(14),
                 };
                 length
             }

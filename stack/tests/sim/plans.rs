@@ -171,6 +171,8 @@ impl Site {
             }
         });
         let mut plan = Plan {
+            services: Vec::new(),
+            members: Vec::new(),
             ordinal: ordinal(host),
             instances: instances.collect(),
             networks,

@@ -325,6 +325,8 @@ fn plan() -> Plan {
         }
     };
     Plan {
+        services: Vec::new(),
+        members: Vec::new(),
         ordinal: ordinal(1),
         networks: vec![Network {
             vni,

@@ -229,6 +229,8 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanErrors> {
         return Err(PlanErrors(errors));
     }
     let mut plan = Plan {
+        services: Vec::new(),
+        members: Vec::new(),
         ordinal: inputs.host.ordinal,
         networks: networks.into_values().collect(),
         instances,
