@@ -106,7 +106,7 @@ impl Shard {
     }
 
     /// The other shard on which a flow of ports lives, if it isn't this one.
-    fn elsewhere(&self, policy: &Policy, key: &FlowKey, home: u32) -> Option<ShardId> {
+    pub(super) fn elsewhere(&self, policy: &Policy, key: &FlowKey, home: u32) -> Option<ShardId> {
         if self.count.get() == 1 {
             return None;
         }
@@ -156,7 +156,7 @@ fn name_of_flow(vni: Vni, headers: &Headers, packet: &[u8]) -> Option<(FlowKey, 
     if headers.transport != Transport::IcmpError {
         return Some(FlowKey::of(vni, &headers.endpoints()));
     }
-    let quote = quoted::endpoints(&packet[headers.payload_offset..headers.total_length])?;
+    let quote = quoted::parse(&packet[headers.payload_offset..headers.total_length])?.endpoints;
     let (key, direction) = FlowKey::of(vni, &quote);
     (quote.source == headers.destination).then_some((key, direction.opposite()))
 }
