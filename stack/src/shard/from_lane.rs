@@ -1,6 +1,6 @@
 //! Out of a tunnel: whose, authentic, VXLAN, a member's, from its own block; then to a port.
 
-use super::flows::NotHere;
+use super::flows::{NotHere, Seeker};
 use super::from_port::{Came, is_group, is_martian, packet_example};
 use super::to_tunnel::{send_datagram, send_to};
 use super::{Datagrams, PortOutput, Shard, Turn, answers, denied, example_of};
@@ -236,8 +236,15 @@ impl Shard {
             entry.traffic.received_bytes += packet.len() as u64;
         }
         // The sender chose this shard: it is never handed over.
-        let arrival = Arrival::Tunnel(from.peer);
-        let found = match self.flow(vni, headers, packet, arrival, Came::Read, turn) {
+        let seeker = Seeker {
+            vni,
+            headers,
+            packet,
+            packets: 1,
+            arrival: Arrival::Tunnel(from.peer),
+            came: Came::Read,
+        };
+        let found = match self.flow(&seeker, turn) {
             Ok(found) => found,
             Err(NotHere::Verdict(verdict)) => return Err(denied(verdict)),
             Err(NotHere::Home(_)) => return Err(DropReason::NoFlow),

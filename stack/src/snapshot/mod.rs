@@ -7,6 +7,7 @@
 //! flow, by lists of `rules`; `explain` is the same walk, told in names; `edges` asks it about everybody.
 
 mod judge;
+mod owners;
 mod policy;
 mod rules;
 mod services;
