@@ -9,7 +9,7 @@
 //!    its block → flow, or judge → glue.
 //!    A sender chooses the lane by the flow's home: what came by one is never handed over.
 //! 4. [`Shard::flush`]: what was glued goes to its ports.
-//! 5. `answers`: what the appliance says by itself.
+//! 5. `answers`: what the appliance says by itself, and how a denial is told to its sender.
 //!
 //! What another shard read comes by [`Shard::handle_handover`], and goes the way of 1. A flow is kept where its home is,
 //! one with a foreign peer on shard 0, which has the foreign lane: so what is to be sealed is never handed over. A packet
@@ -101,6 +101,7 @@ pub struct Shard {
     plaintext: Box<[u8]>,
     counters: Counters,
     icmp_errors: RateLimit,
+    resets: RateLimit,
     relief: Relief,
     next_tick: Option<Instant>,
 }
@@ -123,6 +124,7 @@ impl Shard {
             plaintext: vec![0; LONGEST_PLAINTEXT].into_boxed_slice(),
             counters: Counters::default(),
             icmp_errors: RateLimit::icmp_errors(),
+            resets: RateLimit::resets(),
             relief: Relief::default(),
             next_tick: None,
         }

@@ -21,6 +21,7 @@ use crate::snapshot::PortSlot;
 use crate::time::Instant;
 use crate::wire::vxlan::EtherType;
 use crate::wire::{Direction, Endpoints, FlowKey, MacAddr};
+use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 
 /// Where a packet came from.
@@ -33,7 +34,8 @@ pub enum Arrival {
 }
 
 /// Where a packet goes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Hop {
     /// An instance of this host: the port's place in the policy of the verdict's epoch.
     Port(PortSlot),
@@ -42,7 +44,8 @@ pub enum Hop {
 }
 
 /// What answers a packet for the appliance itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Answer {
     /// ICMP echo.
     Echo,
@@ -53,7 +56,8 @@ pub enum Answer {
 }
 
 /// What is done with the packets of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// They go on: those of the side that began, and those of the other side.
     Forward {

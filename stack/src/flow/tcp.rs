@@ -420,7 +420,8 @@ impl Connection {
     /// Every other segment.
     fn transfer(&mut self, segment: &Segment, reply: bool) -> Result<Step, DropReason> {
         let [mut sender, mut receiver] = self.seen_from(reply);
-        if !self.picked_up && !(sender.is_seen() && receiver.is_seen()) {
+        let both_seen = sender.is_seen() && receiver.is_seen();
+        if !self.picked_up && !both_seen {
             // The other end has a connection that is older than this SYN: it says so, and is reset (RFC 9293 §3.5.1).
             let asks = reply && segment.is_bare() && self.stage == Stage::Opening;
             return if asks {

@@ -15,7 +15,7 @@ use crate::plan::{PeerId, Vni};
 use crate::snapshot::{Lanes, Policy};
 use crate::stats::{FlowEnd, FlowPage, FlowReport, PacketExample};
 use crate::time::Instant;
-use crate::wire::{Direction, Endpoints, FlowKey, Headers, Transport, home, quoted};
+use crate::wire::{Direction, Endpoints, FlowKey, Headers, Transport, home, quoted, tcp_flags};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::net::IpAddr;
@@ -321,6 +321,24 @@ impl Shard {
             ShardId((home % u32::from(self.count.get())) as u8)
         };
         (shard != self.id).then_some(shard)
+    }
+
+    /// Whether a packet that has waited is still of a live flow. Not asked of fragments, which don't say what flow they are
+    /// of, and of resets and errors, which may be this host's own words about a flow that isn't to be.
+    pub(super) fn is_still_allowed(
+        &mut self,
+        vni: Vni,
+        headers: &Headers,
+        packet: &[u8],
+        turn: &Turn<'_, impl Egress>,
+    ) -> bool {
+        let is_exempt = match headers.transport {
+            Transport::Fragment | Transport::IcmpError => true,
+            Transport::Tcp { flags, .. } => flags & tcp_flags::RST != 0,
+            Transport::Udp { .. } | Transport::Echo { .. } | Transport::IcmpOther | Transport::Other => false,
+        };
+        let named = name_of_flow(vni, headers, packet);
+        is_exempt || named.is_some_and(|(key, _)| self.live_flow(turn.policy, &key, turn.now).is_some())
     }
 
     /// The flow with this key, unless it has expired or the policy in force ends it; then it is forgotten here, and the

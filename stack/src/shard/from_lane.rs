@@ -6,7 +6,7 @@ use super::to_tunnel::{send_datagram, send_to};
 use super::{Datagrams, PortOutput, Shard, Turn, answers, denied, example_of};
 use crate::drop::DropReason;
 use crate::egress::Egress;
-use crate::flow::{Arrival, Hop};
+use crate::flow::{Arrival, Hop, Verdict};
 use crate::overlay::{Decapsulated, NeighbourKey, decap};
 use crate::plan::{PeerId, Vni, vtep_address};
 use crate::responder::arp::{self, Operation};
@@ -246,7 +246,12 @@ impl Shard {
         };
         let found = match self.flow(&seeker, turn) {
             Ok(found) => found,
-            Err(NotHere::Verdict(verdict)) => return Err(denied(verdict)),
+            Err(NotHere::Verdict(verdict)) => {
+                if let Verdict::Reject(_) = verdict {
+                    self.refuse_to_peer(from.peer, vni, packet, turn);
+                }
+                return Err(denied(verdict));
+            }
             Err(NotHere::Home(_)) => return Err(DropReason::NoFlow),
         };
         let Hop::Port(slot) = found.hop else {

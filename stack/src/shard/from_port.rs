@@ -85,7 +85,13 @@ impl Shard {
             Err(NotHere::Verdict(Verdict::Answer(answer))) => {
                 return self.answer(port, answer, frame.packet(), turn);
             }
-            Err(NotHere::Verdict(verdict)) => return Err(denied(verdict)),
+            Err(NotHere::Verdict(verdict)) => {
+                if let Verdict::Reject(_) = verdict {
+                    let service = member.service_address(headers.source);
+                    self.refuse(port, service, frame.packet(), turn);
+                }
+                return Err(denied(verdict));
+            }
         };
         let service = member.service_address(headers.source);
         if headers.hop_limit <= 1 {
@@ -206,23 +212,9 @@ fn own_network<'a>(port: &'a PortEntry, endpoints: &Endpoints) -> Result<&'a Mem
     if is_group(endpoints.destination) {
         return Err(DropReason::Multicast);
     }
-    match port
-        .memberships
-        .iter()
-        .find(|member| member.covers(endpoints.destination))
-    {
-        Some(member) if member.owns(endpoints.source) => Ok(member),
-        Some(_) => Err(DropReason::SourceNotOwn),
-        // No network covers it: it wants out, from whichever address of its own.
-        None if port
-            .memberships
-            .iter()
-            .any(|member| member.owns(endpoints.source)) =>
-        {
-            Err(DropReason::OutboundDenied)
-        }
-        None => Err(DropReason::SourceNotOwn),
-    }
+    port.network_of(endpoints)
+        .filter(|member| member.owns(endpoints.source))
+        .ok_or(DropReason::SourceNotOwn)
 }
 
 /// Sources that no host has (RFC 1122 §3.2.1.3, RFC 4291 §2.5, §2.7).

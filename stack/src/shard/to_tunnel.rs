@@ -148,7 +148,7 @@ impl Shard {
     }
 
     /// Sends packets that have waited, for a neighbour's answer or for a session, as far as the policy in force still
-    /// leads them there.
+    /// leads them there and lets their flows live.
     pub(super) fn send_waiting(
         &mut self,
         peer: PeerId,
@@ -157,7 +157,9 @@ impl Shard {
     ) {
         for (vni, frame) in waiting {
             let sent = Headers::parse(frame.packet()).and_then(|headers| {
-                if !turn.policy.leads_to_peer(vni, &headers, peer) {
+                if !turn.policy.leads_to_peer(vni, &headers, peer)
+                    || !self.is_still_allowed(vni, &headers, frame.packet(), turn)
+                {
                     return Err(DropReason::NoPeer);
                 }
                 let outbound = Outbound {

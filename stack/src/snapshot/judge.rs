@@ -27,8 +27,8 @@ const DNS: u16 = 53;
 /// What the walk finds, step by step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// The network, or that there is none.
-    Network { known: bool },
+    /// The network is looked for.
+    Network,
     /// The destination is outside of the network.
     Outside,
     /// Where replies go, and who is there.
@@ -106,11 +106,8 @@ impl Policy {
         arrival: Arrival,
         witness: &mut impl Witness,
     ) -> Result<Verdict, Verdict> {
-        let network = self.network(vni);
-        witness.see(Finding::Network {
-            known: network.is_some(),
-        });
-        let network = network.ok_or(Verdict::Deny(DropReason::UnknownVni))?;
+        witness.see(Finding::Network);
+        let network = self.network(vni).ok_or(Verdict::Deny(DropReason::UnknownVni))?;
         if !network.covers(endpoints.destination) {
             witness.see(Finding::Outside);
             return Err(self.outside(network, endpoints, arrival));

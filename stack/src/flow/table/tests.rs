@@ -79,11 +79,6 @@ fn passing(segment: &Segment, direction: Direction) -> Passing {
 fn a_million_flows_take_no_more_than_256_mebibytes() {
     const FLOWS: usize = 1_000_000;
     let bytes = FlowTable::bytes(FLOWS);
-    println!(
-        "{} bytes an entry, {:.1} a flow with all that is around it",
-        size_of::<Option<Flow>>(),
-        bytes as f64 / FLOWS as f64
-    );
     assert!(bytes <= 256 << 20, "{bytes}");
     assert_eq!(size_of::<Option<Flow>>(), 192, "three cache lines");
 }
