@@ -165,7 +165,7 @@ impl Intent {
     }
 }
 
-fn parse_all(texts: &[DocumentText]) -> Result<Vec<ApplicationDocument>, Vec<String>> {
+pub(super) fn parse_all(texts: &[DocumentText]) -> Result<Vec<ApplicationDocument>, Vec<String>> {
     let mut problems = Vec::new();
     let mut parsed = Vec::new();
     let mut seen = BTreeSet::new();
