@@ -15,6 +15,9 @@
 //! one with a foreign peer on shard 0, which has the foreign lane: so what is to be sealed is never handed over. A packet
 //! that is denied or answered is so by the shard that read it.
 //!
+//! `fragments`: a datagram in fragments is put together before anything is done to it, on the shard where its fragments
+//! have their home.
+//!
 //! `relief`: a sender whose packets wait for too long is told by one of them, of a port or of a lane.
 //!
 //! The verbs are called by a worker (devices and sockets) or by a simulation (links).
@@ -22,6 +25,7 @@
 mod answers;
 mod counters;
 mod flows;
+mod fragments;
 mod from_lane;
 mod from_port;
 mod relief;
@@ -38,6 +42,7 @@ use crate::snapshot::{Policy, Snapshot};
 use crate::stats::{DropReport, PortReport, Report};
 use crate::time::Instant;
 use crate::wire::Ecn;
+use crate::wire::fragments::{Bounds, Reassembly};
 use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel, TunnelIndex, TunnelPlace};
 use counters::Counters;
 use flows::PickUp;
@@ -94,6 +99,7 @@ pub struct Shard {
     pick_up: PickUp,
     neighbours: Neighbours,
     peers: Peers,
+    reassembly: Reassembly,
     coalescer: Coalescer,
     glue: bool,
     pool: FramePool,
@@ -117,6 +123,7 @@ impl Shard {
             pick_up: PickUp::default(),
             neighbours: Neighbours::new(config.seed),
             peers: Peers::new(config.id, config.count, &config.lane_key, config.seed),
+            reassembly: Reassembly::new(Bounds::of_shard(config.count), config.seed),
             coalescer: Coalescer::new(),
             glue: true,
             pool: FramePool::new(config.frames),
@@ -214,7 +221,7 @@ impl Shard {
         self.coalescer.flush(&mut self.pool, &mut ports);
     }
 
-    /// Does what is due at `now`: sessions, questions to neighbours, expired flows.
+    /// Does what is due at `now`: sessions, questions to neighbours, expired flows and fragments.
     pub fn handle_timeout(&mut self, now: Instant, egress: &mut impl Egress) {
         let Some(due) = self.next_tick else { return };
         if now < due {
@@ -242,6 +249,7 @@ impl Shard {
             self.ask_neighbour(&asked, turn);
         }
         self.recycle_given_up();
+        self.expire_fragments(now);
         self.flows
             .sweep(now, |flow| turn.policy.network(flow.key.vni()).is_some());
     }

@@ -52,6 +52,7 @@ fn segment(wire: &Wire) -> Segment {
             window: wire.window,
         },
         identification: 0,
+        fragment: None,
         transport_offset: 20,
         payload_offset: packet.len(),
         total_length: packet.len() + usize::from(wire.payload),

@@ -6,12 +6,12 @@ use super::{Shard, Turn, answers, denied, example_of};
 use crate::drop::DropReason;
 use crate::egress::{Egress, Handover, ShardId};
 use crate::flow::{Arrival, Hop, Verdict};
-use crate::frame::{Frame, Segmentation, fragment};
+use crate::frame::{Frame, Segmentation};
 use crate::plan::{Mtu, Vni};
 use crate::responder::icmp::IcmpError;
 use crate::snapshot::{MemberEntry, PortEntry};
 use crate::stats::PacketExample;
-use crate::wire::{Endpoints, Headers};
+use crate::wire::{Endpoints, Headers, Transport};
 use std::net::IpAddr;
 
 /// How a packet of a port came to this shard.
@@ -59,7 +59,7 @@ impl Shard {
         }
     }
 
-    fn route_from_port(
+    pub(super) fn route_from_port(
         &mut self,
         port: &PortEntry,
         member: &MemberEntry,
@@ -68,6 +68,9 @@ impl Shard {
         came: Came,
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
+        if headers.transport == Transport::Fragment {
+            return self.fragment_from_port(port, member, frame, &headers, came, turn);
+        }
         if self.relief.port && came == Came::Read {
             self.relieve_by_frame(frame, &mut headers)?;
         }
@@ -112,16 +115,15 @@ impl Shard {
             return Err(DropReason::PacketTooBig);
         }
         headers.decrement_hop_limit(frame.packet_mut());
-        if fits {
-            self.forward(&found, member.vni, frame, &headers, turn)
-        } else {
-            self.forward_fragments(&found, member.vni, frame, &headers, mtu, turn)
+        if !fits {
+            frame.finish_checksum(&headers);
         }
+        self.forward(&found, member.vni, frame, &headers, turn)
     }
 
     /// Passes a packet, as it came, to the shard where its flow lives. A frame of the pool takes its place: a short
     /// packet is copied into it, a long one leaves in its own.
-    fn hand_over(
+    pub(super) fn hand_over(
         &mut self,
         to: ShardId,
         port: &PortEntry,
@@ -160,6 +162,9 @@ impl Shard {
         match found.hop {
             Hop::Port(slot) => {
                 let port = turn.policy.port(slot).ok_or(DropReason::NoInstance)?;
+                if must_be_cut(frame, headers, port.mtu) {
+                    return self.deliver_in_parts(port, frame.packet(), headers, turn.egress);
+                }
                 answers::deliver(port, frame, Some(headers), turn.egress, &mut self.counters);
                 Ok(())
             }
@@ -173,34 +178,6 @@ impl Shard {
                 self.send_to_peer(&outbound, frame, headers, turn)
             }
         }
-    }
-
-    /// A packet that its sender lets be fragmented, and that is longer than the next link takes (RFC 791 §3.2).
-    fn forward_fragments(
-        &mut self,
-        found: &Found,
-        vni: Vni,
-        frame: &mut Frame,
-        headers: &Headers,
-        mtu: Mtu,
-        turn: &mut Turn<'_, impl Egress>,
-    ) -> Result<(), DropReason> {
-        frame.finish_checksum(headers);
-        let mut offset = 0;
-        while offset < headers.total_length - headers.transport_offset {
-            let mut part = self
-                .pool
-                .take(usize::from(mtu.get()))
-                .ok_or(DropReason::NoBuffer)?;
-            offset = fragment::write(frame.packet(), headers, mtu, offset, &mut part);
-            let sent = match Headers::parse(part.packet()) {
-                Ok(headers) => self.forward(found, vni, &part, &headers, turn),
-                Err(reason) => Err(reason),
-            };
-            self.pool.recycle(part);
-            sent?;
-        }
-        Ok(())
     }
 }
 
@@ -251,6 +228,11 @@ fn longest_packet(frame: &Frame, headers: &Headers) -> usize {
             .total_length
             .min(headers.payload_offset + usize::from(size)),
     }
+}
+
+/// Whether a packet goes on in fragments: its sender lets it be cut (RFC 791 §3.2), and the next link doesn't take it.
+pub(super) fn must_be_cut(frame: &Frame, headers: &Headers, mtu: Mtu) -> bool {
+    !headers.dont_fragment && longest_packet(frame, headers) > usize::from(mtu.get())
 }
 
 /// Packets that a frame stands for.
