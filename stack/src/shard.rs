@@ -15,6 +15,9 @@
 //! one with a foreign peer on shard 0, which has the foreign lane: so what is to be sealed is never handed over. A packet
 //! that is denied or answered is so by the shard that read it.
 //!
+//! `fragments`: a datagram in fragments is put together before anything is done to it, on the shard where its fragments
+//! have their home.
+//!
 //! `relief`: a sender whose packets wait for too long is told by one of them, of a port or of a lane.
 //!
 //! The verbs are called by a worker (devices and sockets) or by a simulation (links).
@@ -22,6 +25,7 @@
 mod answers;
 mod counters;
 mod flows;
+mod fragments;
 mod from_lane;
 mod from_port;
 mod relief;
@@ -35,11 +39,13 @@ use crate::overlay::Neighbours;
 use crate::plan::{PeerId, PortId, PrivateKey};
 use crate::responder::RateLimit;
 use crate::snapshot::{Policy, Snapshot};
-use crate::stats::{DropReport, PortReport, Report};
+use crate::stats::{PortReport, Report};
 use crate::time::Instant;
 use crate::wire::Ecn;
+use crate::wire::fragments::{Bounds, Reassembly};
 use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel, TunnelIndex, TunnelPlace};
 use counters::Counters;
+use flows::PickUp;
 use from_port::Came;
 use relief::Relief;
 use std::net::SocketAddr;
@@ -90,8 +96,10 @@ pub struct Shard {
     count: NonZeroU8,
     snapshot: Option<Arc<Snapshot>>,
     flows: FlowTable,
+    pick_up: PickUp,
     neighbours: Neighbours,
     peers: Peers,
+    reassembly: Reassembly,
     coalescer: Coalescer,
     glue: bool,
     pool: FramePool,
@@ -112,8 +120,10 @@ impl Shard {
             count: config.count,
             snapshot: None,
             flows: FlowTable::new(config.flows, config.seed, config.quotas),
+            pick_up: PickUp::default(),
             neighbours: Neighbours::new(config.seed),
             peers: Peers::new(config.id, config.count, &config.lane_key, config.seed),
+            reassembly: Reassembly::new(Bounds::of_shard(config.count), config.seed),
             coalescer: Coalescer::new(),
             glue: true,
             pool: FramePool::new(config.frames),
@@ -148,6 +158,8 @@ impl Shard {
             .snapshot
             .as_ref()
             .is_some_and(|former| Arc::ptr_eq(former.policy(), snapshot.policy()));
+        policy.limit(self.flows.quotas());
+        self.pick_up.install(snapshot.lanes(), now);
         if !same_lanes || !same_policy {
             let installed = self.peers.install(&policy, snapshot.lanes(), now);
             for frame in installed.orphans {
@@ -165,6 +177,7 @@ impl Shard {
             self.recycle_given_up();
             self.counters
                 .keep_ports(policy.ports().iter().map(|port| port.id));
+            self.counters.keep_applications(policy.application_networks());
             let turn = &mut Turn {
                 policy: &policy,
                 now,
@@ -209,7 +222,7 @@ impl Shard {
         self.coalescer.flush(&mut self.pool, &mut ports);
     }
 
-    /// Does what is due at `now`: sessions, questions to neighbours, expired flows.
+    /// Does what is due at `now`: sessions, questions to neighbours, expired flows and fragments.
     pub fn handle_timeout(&mut self, now: Instant, egress: &mut impl Egress) {
         let Some(due) = self.next_tick else { return };
         if now < due {
@@ -237,6 +250,7 @@ impl Shard {
             self.ask_neighbour(&asked, turn);
         }
         self.recycle_given_up();
+        self.expire_fragments(now);
         self.flows
             .sweep(now, |flow| turn.policy.network(flow.key.vni()).is_some());
     }
@@ -260,15 +274,7 @@ impl Shard {
             epoch: self.snapshot.as_ref().map_or(0, |snapshot| snapshot.epoch()),
             ports: self.counters.ports().map(traffic).collect(),
             peers: self.peers.reports(),
-            drops: self
-                .counters
-                .drops()
-                .map(|(reason, packets, last)| DropReport {
-                    reason,
-                    packets,
-                    last,
-                })
-                .collect(),
+            drops: self.counters.drops().collect(),
             flows: self.flows.len() as u64,
             flows_capacity: self.flows.capacity() as u64,
             frames_in_use: self.pool.in_use() as u64,
@@ -387,6 +393,7 @@ fn example_of(arrival: Arrival) -> crate::stats::DropExample {
         port,
         peer,
         vni: None,
+        application: None,
         packet: None,
     }
 }

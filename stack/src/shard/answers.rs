@@ -2,6 +2,7 @@
 
 use super::counters::Counters;
 use super::flows::home_of;
+use super::from_port::must_be_cut;
 use super::to_tunnel::Outbound;
 use super::{Shard, Turn};
 use crate::drop::DropReason;
@@ -181,6 +182,23 @@ impl Shard {
         None
     }
 
+    /// An answer is as long as its question, which may have come in fragments.
+    fn deliver_answer(&mut self, port: &PortEntry, frame: &Frame, egress: &mut impl Egress) {
+        let delivered = match Headers::parse(frame.packet()) {
+            Ok(headers) if must_be_cut(frame, &headers, port.mtu) => {
+                self.deliver_in_parts(port, frame.packet(), &headers, egress)
+            }
+            Ok(headers) => {
+                deliver(port, frame, Some(&headers), egress, &mut self.counters);
+                Ok(())
+            }
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = delivered {
+            self.counters.drop(reason);
+        }
+    }
+
     /// Delivers what `write` writes; `None` when it writes nothing.
     fn say(
         &mut self,
@@ -196,7 +214,7 @@ impl Shard {
         let length = write(frame.receive_buffer(0));
         if let Some(length) = length {
             frame.set_received(length, Offload::NONE);
-            deliver(port, &frame, None, egress, &mut self.counters);
+            self.deliver_answer(port, &frame, egress);
         }
         self.pool.recycle(frame);
         length.map(|_| ())

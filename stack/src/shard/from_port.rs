@@ -1,18 +1,17 @@
 //! From an instance: who may send what where.
 
-use super::flows::{Found, NotHere};
+use super::flows::{Found, NotHere, Seeker};
 use super::to_tunnel::Outbound;
 use super::{Shard, Turn, answers, denied, example_of};
 use crate::drop::DropReason;
 use crate::egress::{Egress, Handover, ShardId};
 use crate::flow::{Arrival, Hop, Verdict};
-use crate::frame::{Frame, Segmentation, fragment};
+use crate::frame::{Frame, Segmentation};
 use crate::plan::{Mtu, Vni};
 use crate::responder::icmp::IcmpError;
 use crate::snapshot::{MemberEntry, PortEntry};
 use crate::stats::PacketExample;
-use crate::wire::{Endpoints, Headers};
-use std::net::IpAddr;
+use crate::wire::{Endpoints, Headers, Transport};
 
 /// How a packet of a port came to this shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +32,7 @@ impl Shard {
         turn: &mut Turn<'_, impl Egress>,
     ) {
         let mut example = example_of(Arrival::Port(port.id));
+        example.application = port.memberships.first().map(|own| own.vni);
         let outcome = match Headers::parse(frame.packet()) {
             Err(reason) => Err(reason),
             Ok(headers) if !frame.offload.agrees_with(&headers) => Err(DropReason::Malformed),
@@ -45,7 +45,7 @@ impl Shard {
                     traffic.received_packets += packets_in(frame, &headers);
                     traffic.received_bytes += headers.total_length as u64;
                 }
-                match own_network(port, &endpoints) {
+                match port.admit(&endpoints) {
                     Err(reason) => Err(reason),
                     Ok(member) => {
                         example.vni = Some(member.vni);
@@ -59,7 +59,7 @@ impl Shard {
         }
     }
 
-    fn route_from_port(
+    pub(super) fn route_from_port(
         &mut self,
         port: &PortEntry,
         member: &MemberEntry,
@@ -68,11 +68,21 @@ impl Shard {
         came: Came,
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
+        if headers.transport == Transport::Fragment {
+            return self.fragment_from_port(port, member, frame, &headers, came, turn);
+        }
         if self.relief.port && came == Came::Read {
             self.relieve_by_frame(frame, &mut headers)?;
         }
-        let arrival = Arrival::Port(port.id);
-        let found = match self.flow(member.vni, &headers, frame.packet(), arrival, came, turn) {
+        let seeker = Seeker {
+            vni: member.vni,
+            headers: &headers,
+            packet: frame.packet(),
+            packets: packets_in(frame, &headers),
+            arrival: Arrival::Port(port.id),
+            came,
+        };
+        let found = match self.flow(&seeker, turn) {
             Ok(found) => found,
             Err(NotHere::Home(shard)) => return self.hand_over(shard, port, frame, turn),
             Err(NotHere::Verdict(Verdict::Answer(answer))) => {
@@ -105,16 +115,15 @@ impl Shard {
             return Err(DropReason::PacketTooBig);
         }
         headers.decrement_hop_limit(frame.packet_mut());
-        if fits {
-            self.forward(&found, member.vni, frame, &headers, turn)
-        } else {
-            self.forward_fragments(&found, member.vni, frame, &headers, mtu, turn)
+        if !fits {
+            frame.finish_checksum(&headers);
         }
+        self.forward(&found, member.vni, frame, &headers, turn)
     }
 
     /// Passes a packet, as it came, to the shard where its flow lives. A frame of the pool takes its place: a short
     /// packet is copied into it, a long one leaves in its own.
-    fn hand_over(
+    pub(super) fn hand_over(
         &mut self,
         to: ShardId,
         port: &PortEntry,
@@ -153,6 +162,9 @@ impl Shard {
         match found.hop {
             Hop::Port(slot) => {
                 let port = turn.policy.port(slot).ok_or(DropReason::NoInstance)?;
+                if must_be_cut(frame, headers, port.mtu) {
+                    return self.deliver_in_parts(port, frame.packet(), headers, turn.egress);
+                }
                 answers::deliver(port, frame, Some(headers), turn.egress, &mut self.counters);
                 Ok(())
             }
@@ -166,65 +178,6 @@ impl Shard {
                 self.send_to_peer(&outbound, frame, headers, turn)
             }
         }
-    }
-
-    /// A packet that its sender lets be fragmented, and that is longer than the next link takes (RFC 791 §3.2).
-    fn forward_fragments(
-        &mut self,
-        found: &Found,
-        vni: Vni,
-        frame: &mut Frame,
-        headers: &Headers,
-        mtu: Mtu,
-        turn: &mut Turn<'_, impl Egress>,
-    ) -> Result<(), DropReason> {
-        frame.finish_checksum(headers);
-        let mut offset = 0;
-        while offset < headers.total_length - headers.transport_offset {
-            let mut part = self
-                .pool
-                .take(usize::from(mtu.get()))
-                .ok_or(DropReason::NoBuffer)?;
-            offset = fragment::write(frame.packet(), headers, mtu, offset, &mut part);
-            let sent = match Headers::parse(part.packet()) {
-                Ok(headers) => self.forward(found, vni, &part, &headers, turn),
-                Err(reason) => Err(reason),
-            };
-            self.pool.recycle(part);
-            sent?;
-        }
-        Ok(())
-    }
-}
-
-/// The network that a packet of a port is in, after the source guard: only the port's own address in it.
-fn own_network<'a>(port: &'a PortEntry, endpoints: &Endpoints) -> Result<&'a MemberEntry, DropReason> {
-    if is_martian(endpoints.source) {
-        return Err(DropReason::SourceMartian);
-    }
-    if is_group(endpoints.destination) {
-        return Err(DropReason::Multicast);
-    }
-    port.network_of(endpoints)
-        .filter(|member| member.owns(endpoints.source))
-        .ok_or(DropReason::SourceNotOwn)
-}
-
-/// Sources that no host has (RFC 1122 §3.2.1.3, RFC 4291 §2.5, §2.7).
-pub(super) fn is_martian(source: IpAddr) -> bool {
-    match source {
-        IpAddr::V4(source) => {
-            source.is_multicast() || source.is_broadcast() || source.is_loopback() || source.octets()[0] == 0
-        }
-        IpAddr::V6(source) => source.is_multicast() || source.is_loopback() || source.is_unspecified(),
-    }
-}
-
-/// Destinations that are many.
-pub(super) fn is_group(destination: IpAddr) -> bool {
-    match destination {
-        IpAddr::V4(destination) => destination.is_multicast() || destination.is_broadcast(),
-        IpAddr::V6(destination) => destination.is_multicast(),
     }
 }
 
@@ -244,6 +197,11 @@ fn longest_packet(frame: &Frame, headers: &Headers) -> usize {
             .total_length
             .min(headers.payload_offset + usize::from(size)),
     }
+}
+
+/// Whether a packet goes on in fragments: its sender lets it be cut (RFC 791 §3.2), and the next link doesn't take it.
+pub(super) fn must_be_cut(frame: &Frame, headers: &Headers, mtu: Mtu) -> bool {
+    !headers.dont_fragment && longest_packet(frame, headers) > usize::from(mtu.get())
 }
 
 /// Packets that a frame stands for.
