@@ -6,6 +6,7 @@
 //! The files: `policy` (who is where) and `services` (who is who) are looked up; `judge` is the one walk that decides a
 //! flow, by lists of `rules`; `explain` is the same walk, told in names; `edges` asks it about everybody.
 
+mod edges;
 mod explain;
 mod judge;
 mod owners;
@@ -13,6 +14,7 @@ mod policy;
 mod rules;
 mod services;
 
+pub use edges::{Carrier, Change, Difference, Edge, Edges, End, Passage};
 pub use explain::{Basis, Citation, Explanation, NetworkName, Place, Step};
 pub use policy::{MemberEntry, NetworkEntry, PeerEntry, Policy, PortEntry, PortSlot};
 pub use services::{ServiceEntry, ServiceSlot};
