@@ -4,7 +4,8 @@
 //! by which keys and endpoints peers are reached; a change of it touches no flow.
 //!
 //! The files: `policy` (who is where) and `services` (who is who) are looked up; `judge` is the one walk that decides a
-//! flow, by lists of `rules`; `explain` is the same walk, told in names; `edges` asks it about everybody.
+//! flow, by lists of `rules`; `explain` is the same walk, told in names; `edges` asks it about everybody; `owners` says
+//! where a flow is counted.
 
 mod edges;
 mod explain;
