@@ -3,8 +3,8 @@
 //!
 //! A flow is made by what begins a connection. For half a minute after the first plan, and after a peer's datapath has
 //! started, it is also made by what is in the middle of one: connections outlive the tables that knew them. Such a packet
-//! may be a reply, so it is judged both ways. Policy has the first word: what it denies is counted under its reason, even
-//! if it is part of nothing.
+//! may be a reply, so it is judged both ways; a UDP datagram, which doesn't tell what it is, as it came alone. Policy has
+//! the first word: what it denies is counted under its reason, even if it is part of nothing.
 
 use super::from_port::Came;
 use super::{Shard, Turn};
@@ -254,7 +254,8 @@ impl Shard {
             }),
             (Err(denial), _) => denial,
         };
-        if !picks_up || part == Part::Beginning {
+        // A datagram would pass by the rules of its answer: nothing in it tells that it is one.
+        if !picks_up || matches!(part, Part::Beginning | Part::Either) {
             return Err(denial);
         }
         reversed(policy, key, direction, origin).ok_or(denial)
@@ -351,8 +352,8 @@ fn may_go_on(
         Ok(_) => return Ok(()),
         Err(denied) => denied,
     };
-    let may_reply =
-        !matches!(denied, Verdict::Answer(_)) && Part::of(seeker.headers, segment) != Part::Beginning;
+    let part = Part::of(seeker.headers, segment);
+    let may_reply = !matches!(denied, Verdict::Answer(_)) && !matches!(part, Part::Beginning | Part::Either);
     if may_reply && reversed(policy, key, direction, seeker.arrival).is_some() {
         Ok(())
     } else {
