@@ -352,8 +352,9 @@ fn may_go_on(
         Ok(_) => return Ok(()),
         Err(denied) => denied,
     };
-    let part = Part::of(seeker.headers, segment);
-    let may_reply = !matches!(denied, Verdict::Answer(_)) && !matches!(part, Part::Beginning | Part::Either);
+    // A datagram too: whether it is an answer is seen where its flow lives.
+    let may_reply =
+        !matches!(denied, Verdict::Answer(_)) && Part::of(seeker.headers, segment) != Part::Beginning;
     if may_reply && reversed(policy, key, direction, seeker.arrival).is_some() {
         Ok(())
     } else {
