@@ -21,6 +21,7 @@
 
 mod answers;
 mod counters;
+mod flows;
 mod from_lane;
 mod from_port;
 mod relief;

@@ -16,12 +16,8 @@ const BOOT_FOLDER: &str = "applications";
 pub(super) fn recorded(record: &Record) -> Applications {
     let mut applications = Applications::new();
     for source in &record.applications {
-        match application::parse(Path::new("journal"), source) {
-            Ok(documents) => applications.extend(
-                documents
-                    .into_iter()
-                    .map(|document| (ApplicationKey::of(&document), document)),
-            ),
+        match application::parse_again(source) {
+            Ok(document) => drop(applications.insert(ApplicationKey::of(&document), document)),
             Err(problems) => {
                 tracing::error!(%problems, "a document in the journal is no longer legal: apply it again");
             }
@@ -41,7 +37,7 @@ impl Agent {
             let key = ApplicationKey::of(&document);
             let change = match intent.applications.get(&key) {
                 None => Change::Created,
-                Some(before) if *before == document => Change::Unchanged,
+                Some(before) if before.source.text == document.source.text => Change::Unchanged,
                 Some(_) => Change::Changed,
             };
             applications.push(AppliedApplication {
@@ -127,11 +123,11 @@ impl Agent {
             for document in documents {
                 let key = ApplicationKey::of(&document);
                 let name = key.to_string();
-                if self.intent.record.boot.get(&name) == Some(&document.source) {
+                if self.intent.record.boot.get(&name) == Some(&document.source.text) {
                     continue;
                 }
                 let mut intent = self.intent.clone();
-                intent.record.boot.insert(name, document.source.clone());
+                intent.record.boot.insert(name, document.source.text.clone());
                 intent.applications.insert(key, document);
                 match self.plan(&intent) {
                     Ok(_) => self.intent = intent,

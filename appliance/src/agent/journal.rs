@@ -5,6 +5,7 @@
 
 use super::reconcile::{Allocations, Attachment, KnownHosts, PeerNumbers};
 use super::underlay::Tuned;
+use crate::config::application::Source;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,8 +22,8 @@ const FILE_NAME: &str = "journal.json";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Record {
-    /// Text of the application documents in force.
-    pub(crate) applications: Vec<String>,
+    /// The application documents in force.
+    pub(crate) applications: Vec<Source>,
     /// Text of the documents of the boot folder when they were last applied, by application: only a changed one is
     /// applied again, so that a restart doesn't take back what was applied since.
     pub(crate) boot: BTreeMap<String, String>,
@@ -187,7 +188,11 @@ mod tests {
 
     fn record() -> Record {
         let mut record = Record {
-            applications: vec!["name: shop\n".to_owned()],
+            applications: vec![Source {
+                file: "shop.yaml".to_owned(),
+                first_line: 3,
+                text: "name: shop\n".to_owned(),
+            }],
             ..Record::default()
         };
         let shop = ApplicationKey {

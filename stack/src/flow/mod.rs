@@ -17,6 +17,7 @@ use crate::plan::{PeerId, PortId};
 use crate::snapshot::PortSlot;
 use crate::time::Instant;
 use crate::wire::{Direction, FlowKey};
+use serde::{Deserialize, Serialize};
 
 /// Where a packet came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,8 @@ pub enum Arrival {
 }
 
 /// Where a packet goes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Hop {
     /// An instance of this host: the port's place in the policy of the verdict's epoch.
     Port(PortSlot),
@@ -37,7 +39,8 @@ pub enum Hop {
 }
 
 /// What answers a packet for the appliance itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Answer {
     /// ICMP echo.
     Echo,
@@ -48,7 +51,8 @@ pub enum Answer {
 }
 
 /// What is done with the packets of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// They go on: those of the side that began, and those of the other side.
     Forward {

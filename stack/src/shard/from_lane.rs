@@ -1,6 +1,7 @@
 //! Out of a tunnel: whose, authentic, VXLAN, a member's, from its own block; then to a port.
 
-use super::from_port::{Came, NotHere, is_group, is_martian, packet_example};
+use super::flows::NotHere;
+use super::from_port::{Came, is_group, is_martian, packet_example};
 use super::to_tunnel::{send_datagram, send_to};
 use super::{Datagrams, PortOutput, Shard, Turn, answers, denied, example_of};
 use crate::drop::DropReason;

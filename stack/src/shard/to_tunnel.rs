@@ -55,7 +55,7 @@ impl Shard {
         let prepared = flow.and_then(|index| self.flows.get(index)?.tunnel.clone());
         let prepared = match prepared {
             Some(prepared) => prepared,
-            None => super::from_port::tunnel_headers(turn.policy, to.vni, &headers.endpoints(), to.peer)
+            None => super::flows::tunnel_headers(turn.policy, to.vni, &headers.endpoints(), to.peer)
                 .ok_or(DropReason::NoPeer)?,
         };
         let mut encap = prepared.encap;
@@ -163,7 +163,7 @@ impl Shard {
                 let outbound = Outbound {
                     peer,
                     vni,
-                    home: super::from_port::home_of(vni, &headers, frame.packet()),
+                    home: super::flows::home_of(vni, &headers, frame.packet()),
                     flow: None,
                 };
                 self.send_to_peer(&outbound, &frame, &headers, turn)
