@@ -26,6 +26,17 @@ const PARTS: [(&str, &str, &str); 6] = [
 /// The router's devices towards the attackers and towards their targets, with its addresses there.
 const INSIDE: (&str, &str, &str) = ("eth0", "198.18.1.1", "2001:db8:a::1");
 const OUTSIDE: (&str, &str, &str) = ("eth1", "198.18.2.1", "2001:db8:b::1");
+/// What makes a careful router of it, beside the rules. It asks for its neighbours by its link-local addresses.
+const ROUTER: &str = "
+    sysctl -qw net.ipv4.ip_forward=1
+    sysctl -qw net.ipv6.conf.all.forwarding=1
+    sysctl -qw net.ipv4.conf.all.rp_filter=1
+    sysctl -qw net.ipv4.conf.all.accept_source_route=0
+    sysctl -qw net.ipv4.conf.all.send_redirects=0
+    sysctl -qw net.ipv4.conf.eth0.send_redirects=0
+    sysctl -qw net.ipv4.conf.eth1.send_redirects=0
+    ip address add fe80::1/64 dev eth0 nodad
+    ip address add fe80::1/64 dev eth1 nodad";
 /// Groups of cases about connections: in the first 30 seconds of a datapath it takes up those that it doesn't know.
 const OF_CONNECTIONS: [&str; 2] = ["TCP", "ICMP"];
 const TAKES_UP: Duration = Duration::from_secs(32);
@@ -192,7 +203,7 @@ impl World {
     /// The same parts around a Linux router, which is made one here.
     fn of_router(lab: &Lab, script: &str) -> Result<Self> {
         let rules = lab.write("router.nft", include_str!("../scripts/router.nft"))?;
-        lab.run_lines("router", include_str!("../scripts/router.sysctl"))?;
+        lab.run_lines("router", ROUTER)?;
         lab.run("router", &["nft", "-f", &rules.display().to_string()])?;
         // There are such settings once the rules ask for connections.
         lab.run_lines(
@@ -221,7 +232,7 @@ impl World {
                 continue;
             }
             lab.run_lines(node, &format!("ip -6 route add default via {gateway}"))?;
-            captures.push(lab.capture(node, "eth0", &["-Q", "in", "ether", "src", hop])?);
+            captures.push(lab.capture(node, "eth0", &["-Q", "in", "(ip or ip6) and ether src", hop])?);
         }
         let between = json!({
             "gateway": { "ipv4": INSIDE.1, "ipv6": INSIDE.2 },
@@ -322,7 +333,7 @@ fn counts(
     let began = Instant::now();
     loop {
         let now = dropped(lab)?;
-        if rise(before, &now) == *expected || began.elapsed() > Duration::from_secs(2) {
+        if rise(before, &now) == *expected || began.elapsed() > Duration::from_secs(1) {
             return Ok(now);
         }
         thread::sleep(Duration::from_millis(20));
