@@ -9,11 +9,14 @@
 //!    its block → flow, or judge → glue.
 //!    A sender chooses the lane by the flow's home: what came by one is never handed over.
 //! 4. [`Shard::flush`]: what was glued goes to its ports.
-//! 5. `answers`: what the appliance says by itself.
+//! 5. `answers`: what the appliance says by itself, and how a denial is told to its sender.
 //!
 //! What another shard read comes by [`Shard::handle_handover`], and goes the way of 1. A flow is kept where its home is,
 //! one with a foreign peer on shard 0, which has the foreign lane: so what is to be sealed is never handed over. A packet
 //! that is denied or answered is so by the shard that read it.
+//!
+//! `fragments`: a datagram in fragments is put together before anything is done to it, on the shard where its fragments
+//! have their home.
 //!
 //! `relief`: a sender whose packets wait for too long is told by one of them, of a port or of a lane.
 //!
@@ -22,6 +25,7 @@
 mod answers;
 mod counters;
 mod flows;
+mod fragments;
 mod from_lane;
 mod from_port;
 mod relief;
@@ -38,6 +42,7 @@ use crate::snapshot::{Policy, Snapshot};
 use crate::stats::{DropReport, PortReport, Report};
 use crate::time::Instant;
 use crate::wire::Ecn;
+use crate::wire::fragments::{Bounds, Reassembly};
 use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel, TunnelIndex, TunnelPlace};
 use counters::Counters;
 use from_port::Came;
@@ -92,6 +97,7 @@ pub struct Shard {
     flows: FlowTable,
     neighbours: Neighbours,
     peers: Peers,
+    reassembly: Reassembly,
     coalescer: Coalescer,
     glue: bool,
     pool: FramePool,
@@ -99,6 +105,7 @@ pub struct Shard {
     plaintext: Box<[u8]>,
     counters: Counters,
     icmp_errors: RateLimit,
+    resets: RateLimit,
     relief: Relief,
     next_tick: Option<Instant>,
 }
@@ -113,6 +120,7 @@ impl Shard {
             flows: FlowTable::new(config.flows, config.seed, config.quotas),
             neighbours: Neighbours::new(config.seed),
             peers: Peers::new(config.id, config.count, &config.lane_key, config.seed),
+            reassembly: Reassembly::new(Bounds::of_shard(config.count), config.seed),
             coalescer: Coalescer::new(),
             glue: true,
             pool: FramePool::new(config.frames),
@@ -120,6 +128,7 @@ impl Shard {
             plaintext: vec![0; LONGEST_PLAINTEXT].into_boxed_slice(),
             counters: Counters::default(),
             icmp_errors: RateLimit::icmp_errors(),
+            resets: RateLimit::resets(),
             relief: Relief::default(),
             next_tick: None,
         }
@@ -207,7 +216,7 @@ impl Shard {
         self.coalescer.flush(&mut self.pool, &mut ports);
     }
 
-    /// Does what is due at `now`: sessions, questions to neighbours, expired flows.
+    /// Does what is due at `now`: sessions, questions to neighbours, expired flows and fragments.
     pub fn handle_timeout(&mut self, now: Instant, egress: &mut impl Egress) {
         let Some(due) = self.next_tick else { return };
         if now < due {
@@ -235,6 +244,7 @@ impl Shard {
             self.ask_neighbour(&asked, turn);
         }
         self.recycle_given_up();
+        self.expire_fragments(now);
         self.flows
             .sweep(now, |flow| turn.policy.network(flow.key.vni()).is_some());
     }

@@ -8,7 +8,9 @@ mod sim;
 mod shapes;
 
 use sim::link::Conditions;
-use sim::packets::{Crafted, Packet, ecn, hop_limit, icmp_type, lengths, payloads, udp_of_length};
+use sim::packets::{
+    Crafted, Packet, ecn, hop_limit, icmp_type, in_fragments, lengths, payloads, put_together, udp_of_length,
+};
 use sim::plans::Site;
 use sim::world::{H1, H1_BLUE, H1_SECOND, H2, H2_BLUE, World};
 use std::net::IpAddr;
@@ -28,7 +30,7 @@ in_every_shape! {
     every_wrong_packet_of_an_instance_is_dropped_under_its_reason,
     an_error_of_the_far_instance_comes_back_to_who_caused_it,
     a_packet_that_may_be_fragmented_arrives_in_fragments,
-    fragments_of_an_instance_pass_as_they_are,
+    a_datagram_in_fragments_arrives_whole,
     a_super_packet_of_too_long_segments_is_told_to_its_sender,
     errors_are_told_no_oftener_than_the_limit,
     a_changed_policy_cuts_the_flows_that_it_no_longer_allows,
@@ -286,40 +288,27 @@ fn a_packet_that_may_be_fragmented_arrives_in_fragments() {
     world.send(H1, crafted.udp((4000, 4001), &payload));
     let received = world.received(H2);
     assert_eq!(received.len(), 3);
-    let mut data = vec![0; 2808];
-    for packet in &received {
-        assert!(packet.bytes.len() <= 1390);
-        let offset = usize::from(u16::from_be_bytes([packet.bytes[6], packet.bytes[7]]) & 0x1fff) * 8;
-        data[offset..offset + packet.bytes.len() - 20].copy_from_slice(&packet.bytes[20..]);
-    }
+    assert!(lengths(&received).iter().all(|length| *length <= 1390));
+    let data = put_together(&received);
     assert_eq!(data[8..], payload);
     assert_eq!(world.tally().too_big, 0);
 }
 
-fn fragments_of_an_instance_pass_as_they_are() {
-    let mut world = World::quiet();
-    let crafted = Crafted {
-        dont_fragment: false,
-        ..world.between(H1, H2, false)
-    };
-    let whole = crafted.udp((4000, 4001), &[7; 600]);
-    let part = |start: usize, end: usize, field: u16| {
-        let mut packet = [&whole[..20], &whole[20 + start..20 + end]].concat();
-        packet[2..4].copy_from_slice(&u16::try_from(20 + end - start).unwrap().to_be_bytes());
-        packet[6..8].copy_from_slice(&field.to_be_bytes());
-        packet[10..12].fill(0);
-        let sum = tidegate_stack::frame::checksum::checksum(&packet[..20]);
-        packet[10..12].copy_from_slice(&sum);
-        packet
-    };
-    world.send(H1, part(0, 304, 0x2000));
-    world.send(H1, part(304, 608, 38));
-    let data: Vec<u8> = world
-        .received(H2)
-        .iter()
-        .flat_map(|packet| packet.bytes[20..].to_vec())
-        .collect();
-    assert_eq!(data, whole[20..]);
+fn a_datagram_in_fragments_arrives_whole() {
+    for ipv6 in [false, true] {
+        let mut world = World::quiet();
+        let crafted = Crafted {
+            dont_fragment: false,
+            ..world.between(H1, H2, ipv6)
+        };
+        let whole = crafted.udp((4000, 4001), &[7; 600]);
+        for part in in_fragments(&whole, 9, 304) {
+            world.send(H1, part);
+        }
+        let received = world.received(H2);
+        assert_eq!(received.len(), 1);
+        assert_eq!(put_together(&received), whole[if ipv6 { 40 } else { 20 }..]);
+    }
 }
 
 fn a_super_packet_of_too_long_segments_is_told_to_its_sender() {

@@ -4,21 +4,30 @@
 //! queues of the device that was made meanwhile. A connection that ends in between gives back what was reserved.
 
 use super::api::{Attached, ConnectionId, Detached, InstanceQuery, Prepared, PreparedNetwork};
-use super::reconcile::{self, ApplicationKey, Attachment, Namespace, instance_name};
+use super::reconcile::{self, ApplicationKey, Attachment, Namespace, NetworkKey, instance_name, name_in};
 use super::{Agent, Refusal, Response};
+use crate::config::application::ApplicationDocument;
 use crate::config::host::Switch;
 use crate::sys::tun;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use tidegate_stack::plan::{Membership, NetworkNumbers, PortId};
+use tidegate_stack::plan::{InstanceIndex, Membership, PortId};
 
 /// What one connection prepared.
 pub(super) struct Reservation {
     attachment: Attachment,
     queues: u32,
-    /// Whether the name got its index by this reservation.
-    fresh_index: bool,
+    /// The names that got an index by this reservation, and in which network.
+    fresh: Vec<(NetworkKey, String)>,
+}
+
+/// The indices that an instance was given.
+struct Indices {
+    own: InstanceIndex,
+    /// By `tenant/name`.
+    shared: BTreeMap<String, InstanceIndex>,
 }
 
 impl Reservation {
@@ -95,47 +104,44 @@ impl Agent {
                 "{name} of {key} is being attached by another process right now"
             )));
         }
-        let Some(document) = self.intent.applications.get(&key) else {
+        let Some(document) = self.intent.applications.get(&key).cloned() else {
             return Err(self.no_such_application(&key));
         };
-        let numbers = reconcile::network_numbers(&self.host, document);
-        let search = vec![format!("{}.internal", document.name), "internal".to_owned()];
-        let fresh_index = !self.intent.record.allocations.contains(&key, &name);
-        let last = u64::from(numbers.instances_per_block()) + 1;
-        let index = self
-            .intent
-            .record
-            .allocations
-            .allocate(&key, &name, last)
-            .map_err(Refusal::because)?;
-        let Some(memberships) = reconcile::memberships(&self.host, document, index) else {
-            return Err(Refusal::because(format!(
-                "{name} of {key}: this host's block has no index {index}"
-            )));
-        };
-        let attachment = Attachment {
+        let (indices, fresh) = self.allocate(&key, &document, &name)?;
+        let mut attachment = Attachment {
             application: key,
             service: query.service.clone(),
             number,
             port: self.intent.record.next_port(),
-            index,
+            index: indices.own,
+            shared: indices.shared,
             namespace,
             interface: query.interface.clone(),
             mtu: reconcile::instance_mtu(&self.host, self.underlay.mtu),
             offloads: self.host.datapath.features.vnet_header != Switch::Off,
-            memberships,
+            memberships: Vec::new(),
         };
+        match reconcile::memberships(&self.host, &document, &attachment.indices()) {
+            Ok(memberships) => attachment.memberships = memberships,
+            Err(index) => {
+                self.release(&fresh);
+                return Err(Refusal::because(format!(
+                    "{name} of {}: this host's block has no index {index}",
+                    attachment.application
+                )));
+            }
+        }
         let queues = match self.host.datapath.features.multi_queue {
             Switch::Off => 1,
             Switch::Auto | Switch::On => self.greeting.as_ref().map_or(1, |greeting| greeting.shards),
         };
-        let prepared = self.prepared(&attachment, numbers, search, queues);
+        let prepared = self.prepared(&attachment, &document, queues);
         self.reservations.insert(
             connection,
             Reservation {
                 attachment,
                 queues,
-                fresh_index,
+                fresh,
             },
         );
         Ok(Response::Prepared(prepared))
@@ -270,27 +276,77 @@ impl Agent {
 
     /// Gives back what a connection prepared and didn't commit.
     pub(super) fn forget_reservation(&mut self, connection: ConnectionId) {
-        if let Some(Reservation {
-            attachment,
-            fresh_index: true,
-            ..
-        }) = self.reservations.remove(&connection)
-        {
-            self.intent
-                .record
-                .allocations
-                .release(&attachment.application, &attachment.name());
+        if let Some(reservation) = self.reservations.remove(&connection) {
+            self.release(&reservation.fresh);
         }
+    }
+
+    /// Gives an instance an index in each network of its application. When one of them has no room, none is given.
+    fn allocate(
+        &mut self,
+        key: &ApplicationKey,
+        document: &ApplicationDocument,
+        instance: &str,
+    ) -> Result<(Indices, Vec<(NetworkKey, String)>), Refusal> {
+        let own = (
+            NetworkKey::own(key),
+            reconcile::network_numbers(&self.host, document),
+        );
+        let shared = document.shared.iter().map(|network| {
+            let numbers = reconcile::shared_numbers(&self.host, network);
+            (NetworkKey::shared(&network.name), numbers)
+        });
+        let networks: Vec<_> = std::iter::once(own).chain(shared).collect();
+        let mut indices = Vec::new();
+        let mut fresh = Vec::new();
+        let allocations = &mut self.intent.record.allocations;
+        for (network, numbers) in networks {
+            let name = name_in(&network, key, instance);
+            let is_fresh = !allocations.contains(&network, &name);
+            let last = u64::from(numbers.instances_per_block()) + 1;
+            match allocations.allocate(&network, &name, last) {
+                Ok(index) => indices.push((format!("{}/{}", network.tenant, network.name), index)),
+                Err(full) => {
+                    self.release(&fresh);
+                    return Err(Refusal::because(full));
+                }
+            }
+            if is_fresh {
+                fresh.push((network, name));
+            }
+        }
+        let mut indices = indices.into_iter();
+        let Some((_, own)) = indices.next() else {
+            return Err(Refusal::because(format!("{key} has no network")));
+        };
+        let shared = indices.collect();
+        Ok((Indices { own, shared }, fresh))
+    }
+
+    fn release(&mut self, names: &[(NetworkKey, String)]) {
+        for (network, name) in names {
+            self.intent.record.allocations.release(network, name);
+        }
+    }
+
+    /// Where an instance is a member now: in the networks that its device was made for, without those that its
+    /// application has left.
+    pub(super) fn memberships(&self, attachment: &Attachment) -> Vec<Membership> {
+        let document = self.intent.applications.get(&attachment.application);
+        document
+            .and_then(|document| reconcile::memberships(&self.host, document, &attachment.indices()).ok())
+            .unwrap_or_default()
     }
 
     /// Whether an instance's device is no longer what its application and the underlay say.
     pub(super) fn re_attach_needed(&self, attachment: &Attachment) -> bool {
-        let current = self
-            .intent
-            .applications
-            .get(&attachment.application)
-            .and_then(|document| reconcile::memberships(&self.host, document, attachment.index));
-        current.as_ref() != Some(&attachment.memberships)
+        let document = self.intent.applications.get(&attachment.application);
+        let joined = document.is_some_and(|document| {
+            let mut shared = document.shared.iter();
+            shared.any(|network| !attachment.shared.contains_key(&network.name.to_string()))
+        });
+        joined
+            || self.memberships(attachment) != attachment.memberships
             || attachment.mtu != reconcile::instance_mtu(&self.host, self.underlay.mtu)
     }
 
@@ -384,22 +440,23 @@ impl Agent {
         (1..).find(|number| !used.contains(number)).unwrap_or(1)
     }
 
-    fn prepared(
-        &self,
-        attachment: &Attachment,
-        numbers: NetworkNumbers,
-        search: Vec<String>,
-        queues: u32,
-    ) -> Prepared {
+    fn prepared(&self, attachment: &Attachment, document: &ApplicationDocument, queues: u32) -> Prepared {
         let features = &self.host.datapath.features;
         let vnet_header = attachment.offloads;
-        let networks = attachment.memberships.iter().map(|membership| PreparedNetwork {
-            ipv4: membership.ipv4,
-            ipv6: membership.ipv6,
-            ipv4_prefix: numbers.ipv4_prefix,
-            ipv6_prefix: numbers.ipv6_prefix,
-            service_ipv4: numbers.service_ipv4(),
-        });
+        let shared = document.shared.iter();
+        let numbers = std::iter::once(reconcile::network_numbers(&self.host, document))
+            .chain(shared.map(|network| reconcile::shared_numbers(&self.host, network)));
+        let networks = attachment
+            .memberships
+            .iter()
+            .zip(numbers)
+            .map(|(membership, numbers)| PreparedNetwork {
+                ipv4: membership.ipv4,
+                ipv6: membership.ipv6,
+                ipv4_prefix: numbers.ipv4_prefix,
+                ipv6_prefix: numbers.ipv6_prefix,
+                service_ipv4: numbers.service_ipv4(),
+            });
         Prepared {
             instance: attachment.name(),
             // Hosts of a lab share no namespace, but two agents of one machine may: the process tells them apart.
@@ -414,7 +471,7 @@ impl Agent {
             segmentation: vnet_header,
             multi_queue: features.multi_queue != Switch::Off,
             networks: networks.collect(),
-            search,
+            search: vec![format!("{}.internal", document.name), "internal".to_owned()],
         }
     }
 }

@@ -177,7 +177,7 @@ fn parse(bytes: &[u8]) -> Result<Record, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::reconcile::ApplicationKey;
+    use crate::agent::reconcile::{ApplicationKey, NetworkKey};
 
     fn scratch(name: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("tidegate-journal-{}-{name}", std::process::id()));
@@ -199,7 +199,10 @@ mod tests {
             tenant: "default".to_owned(),
             name: "shop".to_owned(),
         };
-        record.allocations.allocate(&shop, "web-1", 254).unwrap();
+        record
+            .allocations
+            .allocate(&NetworkKey::own(&shop), "web-1", 254)
+            .unwrap();
         record.next_port();
         record
     }

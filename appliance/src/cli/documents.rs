@@ -10,6 +10,7 @@ use crate::config::host::DEFAULT_TENANT;
 use clap::{Args, ValueEnum};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use tidegate_stack::plan::NetworkKind;
 
 /// Stands for standard input.
 const STANDARD_INPUT: &str = "-";
@@ -147,7 +148,11 @@ fn networks(list: &NetworkList) -> String {
     let rows = list.networks.iter().map(|line| {
         let [service_ipv4, service_ipv6] = line.service_addresses;
         [
-            format!("{}/{}", line.tenant, line.application),
+            format!("{}/{}", line.tenant, line.name),
+            match line.kind {
+                NetworkKind::Application => "application".to_owned(),
+                NetworkKind::Shared => format!("shared: {}", line.applications.join(" ")),
+            },
             line.vni.to_string(),
             line.ipv4_block.to_string(),
             line.ipv6_prefix.to_string(),
@@ -156,7 +161,15 @@ fn networks(list: &NetworkList) -> String {
         ]
     });
     table(
-        ["APPLICATION", "VNI", "IPV4 HERE", "IPV6", "SERVICE ADDRESS", ""],
+        [
+            "NETWORK",
+            "KIND",
+            "VNI",
+            "IPV4 HERE",
+            "IPV6",
+            "SERVICE ADDRESS",
+            "",
+        ],
         rows,
     )
 }

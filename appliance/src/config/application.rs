@@ -19,7 +19,7 @@ const SHARED_NETWORK_LENGTH: u8 = 18;
 /// The most lines that can stand before a document: one a byte of the largest file.
 const MAX_LINES: usize = 1 << 20;
 /// How many shared networks an application may be in: each is two addresses and two routes of every instance.
-const MAX_SHARED_NETWORKS: usize = 32;
+const MAX_SHARED_NETWORKS: usize = 16;
 
 /// An application document.
 #[derive(Clone, Debug, PartialEq)]

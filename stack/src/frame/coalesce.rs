@@ -103,8 +103,12 @@ fn finish(mut train: Train, pool: &mut FramePool, out: &mut impl Deliver) {
     pool.recycle(train.frame);
 }
 
-/// Whether a packet may be in a train at all: payload, no flag that ends or resets anything, correct checksum.
+/// Whether a packet may be in a train at all: nothing between its IP header and its transport, payload, no flag that
+/// ends or resets anything, correct checksum.
 fn is_glueable(packet: &[u8], headers: &Headers) -> bool {
+    if headers.transport_offset != if headers.is_ipv6() { 40 } else { 20 } {
+        return false;
+    }
     let transport = &packet[headers.transport_offset..];
     let has_payload = headers.total_length > headers.payload_offset;
     let plain = match headers.transport {

@@ -10,7 +10,7 @@ use crate::plan::{Vni, vtep_address};
 use crate::snapshot::Policy;
 use crate::time::Instant;
 use crate::wire::vxlan::EtherType;
-use crate::wire::{Direction, Endpoints, FlowKey, Headers, MacAddr, Transport, home, quoted};
+use crate::wire::{Direction, Endpoints, FlowKey, Headers, MacAddr, Transport, home, quoted, tcp_flags};
 
 /// A packet's flow, found or made.
 pub(super) struct Found {
@@ -106,7 +106,7 @@ impl Shard {
     }
 
     /// The other shard on which a flow of ports lives, if it isn't this one.
-    fn elsewhere(&self, policy: &Policy, key: &FlowKey, home: u32) -> Option<ShardId> {
+    pub(super) fn elsewhere(&self, policy: &Policy, key: &FlowKey, home: u32) -> Option<ShardId> {
         if self.count.get() == 1 {
             return None;
         }
@@ -116,6 +116,24 @@ impl Shard {
             ShardId((home % u32::from(self.count.get())) as u8)
         };
         (shard != self.id).then_some(shard)
+    }
+
+    /// Whether a packet that has waited is still of a live flow. Not asked of fragments, which don't say what flow they are
+    /// of, and of resets and errors, which may be this host's own words about a flow that isn't to be.
+    pub(super) fn is_still_allowed(
+        &mut self,
+        vni: Vni,
+        headers: &Headers,
+        packet: &[u8],
+        turn: &Turn<'_, impl Egress>,
+    ) -> bool {
+        let is_exempt = match headers.transport {
+            Transport::Fragment | Transport::IcmpError => true,
+            Transport::Tcp { flags, .. } => flags & tcp_flags::RST != 0,
+            Transport::Udp { .. } | Transport::Echo { .. } | Transport::IcmpOther | Transport::Other => false,
+        };
+        let named = name_of_flow(vni, headers, packet);
+        is_exempt || named.is_some_and(|(key, _)| self.live_flow(turn.policy, &key, turn.now).is_some())
     }
 
     /// The flow with this key, unless it has expired or the policy in force ends it; then it is forgotten here, and the
@@ -138,7 +156,7 @@ fn name_of_flow(vni: Vni, headers: &Headers, packet: &[u8]) -> Option<(FlowKey, 
     if headers.transport != Transport::IcmpError {
         return Some(FlowKey::of(vni, &headers.endpoints()));
     }
-    let quote = quoted::endpoints(&packet[headers.payload_offset..headers.total_length])?;
+    let quote = quoted::parse(&packet[headers.payload_offset..headers.total_length])?.endpoints;
     let (key, direction) = FlowKey::of(vni, &quote);
     (quote.source == headers.destination).then_some((key, direction.opposite()))
 }

@@ -6,12 +6,12 @@ use super::{Shard, Turn, answers, denied, example_of};
 use crate::drop::DropReason;
 use crate::egress::{Egress, Handover, ShardId};
 use crate::flow::{Arrival, Hop, Verdict};
-use crate::frame::{Frame, Segmentation, fragment};
+use crate::frame::{Frame, Segmentation};
 use crate::plan::{Mtu, Vni};
 use crate::responder::icmp::IcmpError;
 use crate::snapshot::{MemberEntry, PortEntry};
 use crate::stats::PacketExample;
-use crate::wire::{Endpoints, Headers};
+use crate::wire::{Endpoints, Headers, Transport};
 use std::net::IpAddr;
 
 /// How a packet of a port came to this shard.
@@ -59,7 +59,7 @@ impl Shard {
         }
     }
 
-    fn route_from_port(
+    pub(super) fn route_from_port(
         &mut self,
         port: &PortEntry,
         member: &MemberEntry,
@@ -68,6 +68,9 @@ impl Shard {
         came: Came,
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
+        if headers.transport == Transport::Fragment {
+            return self.fragment_from_port(port, member, frame, &headers, came, turn);
+        }
         if self.relief.port && came == Came::Read {
             self.relieve_by_frame(frame, &mut headers)?;
         }
@@ -78,7 +81,13 @@ impl Shard {
             Err(NotHere::Verdict(Verdict::Answer(answer))) => {
                 return self.answer(port, answer, frame.packet(), turn);
             }
-            Err(NotHere::Verdict(verdict)) => return Err(denied(verdict)),
+            Err(NotHere::Verdict(verdict)) => {
+                if let Verdict::Reject(_) = verdict {
+                    let service = member.service_address(headers.source);
+                    self.refuse(port, service, frame.packet(), turn);
+                }
+                return Err(denied(verdict));
+            }
         };
         let service = member.service_address(headers.source);
         if headers.hop_limit <= 1 {
@@ -99,16 +108,15 @@ impl Shard {
             return Err(DropReason::PacketTooBig);
         }
         headers.decrement_hop_limit(frame.packet_mut());
-        if fits {
-            self.forward(&found, member.vni, frame, &headers, turn)
-        } else {
-            self.forward_fragments(&found, member.vni, frame, &headers, mtu, turn)
+        if !fits {
+            frame.finish_checksum(&headers);
         }
+        self.forward(&found, member.vni, frame, &headers, turn)
     }
 
     /// Passes a packet, as it came, to the shard where its flow lives. A frame of the pool takes its place: a short
     /// packet is copied into it, a long one leaves in its own.
-    fn hand_over(
+    pub(super) fn hand_over(
         &mut self,
         to: ShardId,
         port: &PortEntry,
@@ -147,6 +155,9 @@ impl Shard {
         match found.hop {
             Hop::Port(slot) => {
                 let port = turn.policy.port(slot).ok_or(DropReason::NoInstance)?;
+                if must_be_cut(frame, headers, port.mtu) {
+                    return self.deliver_in_parts(port, frame.packet(), headers, turn.egress);
+                }
                 answers::deliver(port, frame, Some(headers), turn.egress, &mut self.counters);
                 Ok(())
             }
@@ -162,33 +173,6 @@ impl Shard {
         }
     }
 
-    /// A packet that its sender lets be fragmented, and that is longer than the next link takes (RFC 791 §3.2).
-    fn forward_fragments(
-        &mut self,
-        found: &Found,
-        vni: Vni,
-        frame: &mut Frame,
-        headers: &Headers,
-        mtu: Mtu,
-        turn: &mut Turn<'_, impl Egress>,
-    ) -> Result<(), DropReason> {
-        frame.finish_checksum(headers);
-        let mut offset = 0;
-        while offset < headers.total_length - headers.transport_offset {
-            let mut part = self
-                .pool
-                .take(usize::from(mtu.get()))
-                .ok_or(DropReason::NoBuffer)?;
-            offset = fragment::write(frame.packet(), headers, mtu, offset, &mut part);
-            let sent = match Headers::parse(part.packet()) {
-                Ok(headers) => self.forward(found, vni, &part, &headers, turn),
-                Err(reason) => Err(reason),
-            };
-            self.pool.recycle(part);
-            sent?;
-        }
-        Ok(())
-    }
 }
 
 /// The network that a packet of a port is in, after the source guard: only the port's own address in it.
@@ -199,23 +183,9 @@ fn own_network<'a>(port: &'a PortEntry, endpoints: &Endpoints) -> Result<&'a Mem
     if is_group(endpoints.destination) {
         return Err(DropReason::Multicast);
     }
-    match port
-        .memberships
-        .iter()
-        .find(|member| member.covers(endpoints.destination))
-    {
-        Some(member) if member.owns(endpoints.source) => Ok(member),
-        Some(_) => Err(DropReason::SourceNotOwn),
-        // No network covers it: it wants out, from whichever address of its own.
-        None if port
-            .memberships
-            .iter()
-            .any(|member| member.owns(endpoints.source)) =>
-        {
-            Err(DropReason::OutboundDenied)
-        }
-        None => Err(DropReason::SourceNotOwn),
-    }
+    port.network_of(endpoints)
+        .filter(|member| member.owns(endpoints.source))
+        .ok_or(DropReason::SourceNotOwn)
 }
 
 /// Sources that no host has (RFC 1122 §3.2.1.3, RFC 4291 §2.5, §2.7).
@@ -252,6 +222,11 @@ fn longest_packet(frame: &Frame, headers: &Headers) -> usize {
             .total_length
             .min(headers.payload_offset + usize::from(size)),
     }
+}
+
+/// Whether a packet goes on in fragments: its sender lets it be cut (RFC 791 §3.2), and the next link doesn't take it.
+pub(super) fn must_be_cut(frame: &Frame, headers: &Headers, mtu: Mtu) -> bool {
+    !headers.dont_fragment && longest_packet(frame, headers) > usize::from(mtu.get())
 }
 
 /// Packets that a frame stands for.

@@ -434,5 +434,6 @@ fn a_changed_policy_is_applied_to_live_flows_and_an_equal_one_is_no_epoch() {
     assert!(first.out.datagrams.is_empty());
 }
 
+mod denials;
 mod guards;
 mod relief;

@@ -73,6 +73,22 @@ pub struct MemberEntry {
     pub ipv6: Ipv6Addr,
 }
 
+impl PortEntry {
+    /// The network that a packet of its instance is in: the one whose prefix covers the destination, else the one whose
+    /// address the source is (it wants out). Its source may still be another one's.
+    pub fn network_of(&self, endpoints: &Endpoints) -> Option<&MemberEntry> {
+        let covering = self
+            .memberships
+            .iter()
+            .find(|member| member.covers(endpoints.destination));
+        covering.or_else(|| {
+            self.memberships
+                .iter()
+                .find(|member| member.owns(endpoints.source))
+        })
+    }
+}
+
 impl MemberEntry {
     /// Whether an address belongs to the network's prefixes.
     pub fn covers(&self, address: IpAddr) -> bool {

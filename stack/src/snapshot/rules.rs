@@ -14,6 +14,7 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 type Map<K, V> = HashMap<K, V, FixedState>;
 
@@ -129,6 +130,18 @@ impl RuleList {
         Some(Match { rule: first, action })
     }
 
+    /// The ports at which the first match for `other` may change: of TCP, or of UDP.
+    pub(super) fn boundaries(&self, other: &Party, of_tcp: bool) -> impl Iterator<Item = u16> {
+        self.tables(other)
+            .flat_map(move |table| if of_tcp { &table.tcp } else { &table.udp })
+            .map(|interval| interval.first)
+    }
+
+    /// The prefixes that its rules name.
+    pub(super) fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        self.ipv4.named(true).chain(self.ipv6.named(false))
+    }
+
     /// The tables that `other` meets.
     fn tables(&self, other: &Party) -> impl Iterator<Item = &PortTable> {
         let network = self.networks.get(&other.vni);
@@ -166,6 +179,17 @@ impl Prefixes {
             lengths: lengths.into(),
             tables: compile_all(tables),
         }
+    }
+
+    fn named(&self, of_ipv4: bool) -> impl Iterator<Item = IpNet> {
+        self.tables.keys().filter_map(move |(length, bits)| {
+            let address = if of_ipv4 {
+                IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits >> 96).ok()?))
+            } else {
+                IpAddr::V6(Ipv6Addr::from_bits(*bits))
+            };
+            IpNet::new(address, *length).ok()
+        })
     }
 
     /// The tables of the prefixes in which `inner` lies whole.

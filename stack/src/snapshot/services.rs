@@ -104,6 +104,11 @@ impl Services {
         self.entries.get(slot.0 as usize)
     }
 
+    /// All of them, by place.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ServiceSlot, &ServiceEntry)> {
+        (0..).map(ServiceSlot).zip(&self.entries)
+    }
+
     fn name(&mut self, id: &ServiceId) -> ServiceSlot {
         if let Some(slot) = self.slots.get(id) {
             return *slot;

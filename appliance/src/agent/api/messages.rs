@@ -5,7 +5,7 @@ use super::observations::{DropList, PeerList, Status};
 use crate::agent::reconcile::Namespace;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use tidegate_stack::plan::{PortId, Vni};
+use tidegate_stack::plan::{NetworkKind, PortId, Vni};
 
 /// What a verb asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -222,7 +222,7 @@ pub(crate) struct ApplicationLine {
 /// `show networks`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct NetworkList {
-    /// Sorted by tenant and name.
+    /// Applications' own ones first, then the shared ones; each sorted by tenant and name.
     pub(crate) networks: Vec<NetworkLine>,
 }
 
@@ -230,10 +230,16 @@ pub(crate) struct NetworkList {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct NetworkLine {
+    /// Whose it is.
+    pub(crate) kind: NetworkKind,
     /// Its tenant.
     pub(crate) tenant: String,
-    /// The application that it belongs to.
-    pub(crate) application: String,
+    /// The application's name, or the shared network's.
+    pub(crate) name: String,
+    /// The application that it belongs to; `None` for a shared network.
+    pub(crate) application: Option<String>,
+    /// The applications of this host that are in it, as `tenant/name`.
+    pub(crate) applications: Vec<String>,
     /// Its number.
     pub(crate) vni: Vni,
     /// Its prefixes.
