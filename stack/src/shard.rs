@@ -45,6 +45,7 @@ use crate::wire::Ecn;
 use crate::wire::fragments::{Bounds, Reassembly};
 use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel, TunnelIndex, TunnelPlace};
 use counters::Counters;
+use flows::PickUp;
 use from_port::Came;
 use relief::Relief;
 use std::net::SocketAddr;
@@ -95,6 +96,7 @@ pub struct Shard {
     count: NonZeroU8,
     snapshot: Option<Arc<Snapshot>>,
     flows: FlowTable,
+    pick_up: PickUp,
     neighbours: Neighbours,
     peers: Peers,
     reassembly: Reassembly,
@@ -118,6 +120,7 @@ impl Shard {
             count: config.count,
             snapshot: None,
             flows: FlowTable::new(config.flows, config.seed, config.quotas),
+            pick_up: PickUp::default(),
             neighbours: Neighbours::new(config.seed),
             peers: Peers::new(config.id, config.count, &config.lane_key, config.seed),
             reassembly: Reassembly::new(Bounds::of_shard(config.count), config.seed),
@@ -155,6 +158,8 @@ impl Shard {
             .snapshot
             .as_ref()
             .is_some_and(|former| Arc::ptr_eq(former.policy(), snapshot.policy()));
+        policy.limit(self.flows.quotas());
+        self.pick_up.install(snapshot.lanes(), now);
         if !same_lanes || !same_policy {
             let installed = self.peers.install(&policy, snapshot.lanes(), now);
             for frame in installed.orphans {

@@ -1,6 +1,7 @@
 //! The agent beside a datapath that says what it is told to say.
 
 mod handover;
+mod shared;
 mod site;
 
 use super::api::{InstanceQuery, Request, Response};

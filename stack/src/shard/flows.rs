@@ -1,16 +1,28 @@
-//! Which flow a packet belongs to: found, judged again when the policy has changed since, or made.
+//! Which flow a packet belongs to: found, judged again when the policy has changed since, or made; and whether the packet
+//! can be part of it.
+//!
+//! A flow is made by what begins a connection. For half a minute after the first plan, and after a peer's datapath has
+//! started, it is also made by what is in the middle of one: connections outlive the tables that knew them. Such a packet
+//! may be a reply, so it is judged both ways. Policy has the first word: what it denies is counted under its reason, even
+//! if it is part of nothing.
 
 use super::from_port::Came;
 use super::{Shard, Turn};
 use crate::drop::DropReason;
 use crate::egress::{Egress, ShardId};
-use crate::flow::{Arrival, Flow, FlowIndex, Hop, QuotaSlot, Tracking, TunnelHeaders, Verdict};
-use crate::overlay::{Encap, Neighbours};
-use crate::plan::{Vni, vtep_address};
-use crate::snapshot::Policy;
+use crate::flow::{Arrival, Flow, FlowIndex, Hop, Passing, Segment, Step, Tracking, TunnelHeaders, Verdict};
+use crate::plan::{PeerId, Vni};
+use crate::snapshot::{Lanes, Policy};
+use crate::stats::{FlowEnd, FlowPage, FlowReport, PacketExample};
 use crate::time::Instant;
-use crate::wire::vxlan::EtherType;
-use crate::wire::{Direction, Endpoints, FlowKey, Headers, MacAddr, Transport, home, quoted, tcp_flags};
+use crate::wire::{Direction, Endpoints, FlowKey, Headers, Transport, home, quoted, tcp_flags};
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// How long connections are picked up in their middle.
+const PICK_UP: Duration = Duration::from_secs(30);
 
 /// A packet's flow, found or made.
 pub(super) struct Found {
@@ -34,75 +46,268 @@ impl From<Verdict> for NotHere {
     }
 }
 
+impl From<DropReason> for NotHere {
+    fn from(reason: DropReason) -> Self {
+        Self::Verdict(Verdict::Deny(reason))
+    }
+}
+
+/// A packet in search of its flow.
+#[derive(Clone, Copy)]
+pub(super) struct Seeker<'a> {
+    pub(super) vni: Vni,
+    pub(super) headers: &'a Headers,
+    pub(super) packet: &'a [u8],
+    /// The packets that it stands for.
+    pub(super) packets: u64,
+    pub(super) arrival: Arrival,
+    pub(super) came: Came,
+}
+
+/// Since when connections may be in their middle that nobody here knows.
+#[derive(Default)]
+pub(super) struct PickUp {
+    first_plan: Option<Instant>,
+    /// The newest datapath generation of each peer, and when it was seen first.
+    peers: HashMap<PeerId, (u64, Instant), FixedState>,
+}
+
+impl PickUp {
+    /// A plan is in force.
+    pub(super) fn install(&mut self, lanes: &Lanes, now: Instant) {
+        self.first_plan.get_or_insert(now);
+        let former = std::mem::take(&mut self.peers);
+        for peer in &lanes.peers {
+            let Some(newest) = peer.reach.newest_generation() else {
+                continue;
+            };
+            let known = former.get(&peer.id).copied();
+            let seen = known.filter(|(generation, _)| *generation == newest);
+            self.peers.insert(peer.id, seen.unwrap_or((newest, now)));
+        }
+    }
+
+    /// Whether a connection with a peer, or of this host alone, may be picked up.
+    fn is_open(&self, peer: Option<PeerId>, now: Instant) -> bool {
+        let recent = |since: Instant| now.saturating_since(since) < PICK_UP;
+        let peer = peer.and_then(|peer| self.peers.get(&peer));
+        self.first_plan.is_some_and(recent) || peer.is_some_and(|(_, since)| recent(*since))
+    }
+}
+
+/// What a packet can be to a flow that isn't known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// It begins one: a SYN, a request.
+    Beginning,
+    /// It begins one, or is part of one.
+    Either,
+    /// It is part of one.
+    Middle,
+    /// It answers a beginning.
+    Reply,
+}
+
+impl Part {
+    fn of(headers: &Headers, segment: Option<&Segment>) -> Self {
+        match (segment, headers.transport) {
+            (Some(segment), _) if segment.begins() => Self::Beginning,
+            (Some(segment), _) if segment.answers() => Self::Reply,
+            (Some(_), _) => Self::Middle,
+            (None, Transport::Echo { request: true, .. }) => Self::Beginning,
+            (None, Transport::Echo { request: false, .. }) => Self::Reply,
+            (None, _) => Self::Either,
+        }
+    }
+}
+
+/// How a new flow is decided.
+struct Decision {
+    opener: Direction,
+    origin: Arrival,
+    route: Route,
+    picked_up: bool,
+}
+
+/// The policy's verdict about a flow that may be.
+struct Route {
+    hops: [Hop; 2],
+    tunnel: Option<TunnelHeaders>,
+}
+
 impl Shard {
     /// The flow of a packet: found, judged anew when the policy has changed since, or made. What another shard is to
-    /// make of it is judged here all the same: only what may go on is handed over.
+    /// make of it is judged here all the same: only what may go on, one way or the other, is handed over.
     pub(super) fn flow(
         &mut self,
-        vni: Vni,
-        headers: &Headers,
-        packet: &[u8],
-        arrival: Arrival,
-        came: Came,
+        seeker: &Seeker<'_>,
         turn: &Turn<'_, impl Egress>,
     ) -> Result<Found, NotHere> {
+        let Seeker {
+            vni, headers, packet, ..
+        } = *seeker;
         let Turn { policy, now, .. } = *turn;
-        let no_flow = Verdict::Deny(DropReason::NoFlow);
-        let is_error = headers.transport == Transport::IcmpError;
-        let (key, direction) = name_of_flow(vni, headers, packet).ok_or(no_flow)?;
+        if headers.transport == Transport::IcmpError {
+            return self.flow_of_error(seeker, turn);
+        }
+        let (key, direction) = FlowKey::of(vni, &headers.endpoints());
         let live = self.live_flow(policy, &key, now);
+        let segment = Segment::of(headers, packet);
         let is_fragment = headers.transport == Transport::Fragment;
         let home = match live.and_then(|index| self.flows.get(index)) {
             Some(flow) if !is_fragment => flow.home,
             _ => home(&key, headers.identification),
         };
-        let decision = match live {
-            None if !is_error => Some(judge(policy, key, direction, arrival)?),
-            _ => None,
-        };
         if (live.is_none() || is_fragment)
-            && let (Arrival::Port(_), Came::Read) = (arrival, came)
+            && let (Arrival::Port(_), Came::Read) = (seeker.arrival, seeker.came)
             && let Some(shard) = self.elsewhere(policy, &key, home)
         {
+            may_go_on(policy, &key, direction, seeker, segment.as_ref())?;
             return Err(NotHere::Home(shard));
         }
-        let index = match (live, decision) {
-            (Some(index), _) => index,
-            (None, Some(decision)) => {
-                let tracking = Tracking::first(headers);
-                let ([original, reply], tunnel) = decision;
-                let flow = Flow {
-                    key,
-                    home,
-                    quota: policy
-                        .network(vni)
-                        .map_or_else(QuotaSlot::default, |network| network.quota),
-                    epoch: policy.epoch(),
-                    origin: arrival,
-                    opener: direction,
-                    hops: [original, reply],
-                    tunnel,
-                    tracking,
-                    expires: now + tracking.timeout(),
-                };
-                let inserted = self.flows.insert(flow, now);
-                inserted.map_err(Verdict::Deny)?
-            }
-            (None, None) => return Err(no_flow.into()),
+        let passing = Passing {
+            direction,
+            segment,
+            packets: seeker.packets,
+            bytes: headers.total_length as u64,
         };
-        let flow = self.flows.get_mut(index).ok_or(no_flow)?;
-        if is_error && !leads_back(policy, flow.hop(direction.opposite()), arrival) {
-            return Err(no_flow.into());
+        if let Some(index) = live {
+            match self.flows.advance(index, &passing, now)? {
+                Step::Passed | Step::Unchanged => return self.found(index, direction, home),
+                Step::Anew => {}
+            }
         }
-        if !is_error {
-            flow.tracking = flow.tracking.advance(headers, direction != flow.opener);
-            flow.expires = now + flow.tracking.timeout();
+        let decision = self.decide(policy, &key, direction, seeker, segment.as_ref(), now)?;
+        if let Some(former) = live {
+            self.flows.remove(former);
         }
+        let reply = direction != decision.opener;
+        let tracking = if decision.picked_up {
+            Tracking::pick_up(headers, segment.as_ref(), reply)
+        } else {
+            Tracking::begin(headers, segment.as_ref())
+        };
+        let mut flow = Flow {
+            key,
+            epoch: policy.epoch(),
+            seen: now,
+            packets: [0; 2],
+            bytes: [0; 2],
+            tracking,
+            hops: decision.route.hops,
+            tunnel: decision.route.tunnel,
+            origin: decision.origin,
+            home,
+            owners: policy.owners(vni, decision.origin, decision.route.hops[0]),
+            opener: decision.opener,
+        };
+        flow.packets[usize::from(reply)] = passing.packets;
+        flow.bytes[usize::from(reply)] = passing.bytes;
+        let index = self.flows.insert(flow, now)?;
+        self.found(index, direction, home)
+    }
+
+    fn found(&self, index: FlowIndex, direction: Direction, home: u32) -> Result<Found, NotHere> {
+        let flow = self.flows.get(index).ok_or(DropReason::NoFlow)?;
         Ok(Found {
             index,
             hop: flow.hop(direction),
             home,
         })
+    }
+
+    /// The flow that an ICMP error is about. It goes against the packet that it quotes, to whoever sent that, and comes
+    /// from where that went (RFC 5508 §4.2); of TCP the packet must be one whose acknowledgement is awaited.
+    fn flow_of_error(&mut self, seeker: &Seeker<'_>, turn: &Turn<'_, impl Egress>) -> Result<Found, NotHere> {
+        let Seeker { headers, packet, .. } = *seeker;
+        let quote = &packet[headers.payload_offset..headers.total_length];
+        let (key, direction) = name_of_flow(seeker.vni, headers, packet).ok_or(DropReason::NoFlow)?;
+        let live = self.live_flow(turn.policy, &key, turn.now);
+        let home = match live.and_then(|index| self.flows.get(index)) {
+            Some(flow) => flow.home,
+            None => home(&key, 0),
+        };
+        if live.is_none()
+            && let (Arrival::Port(_), Came::Read) = (seeker.arrival, seeker.came)
+            && let Some(shard) = self.elsewhere(turn.policy, &key, home)
+        {
+            return Err(NotHere::Home(shard));
+        }
+        let index = live.ok_or(DropReason::NoFlow)?;
+        let flow = self.flows.get(index).ok_or(DropReason::NoFlow)?;
+        let quoted = direction.opposite();
+        let sequence = quoted_sequence(quote);
+        if !leads_back(turn.policy, flow.hop(quoted), seeker.arrival)
+            || !flow.tracking.may_be_quoted(sequence, flow.is_reply(quoted))
+        {
+            return Err(DropReason::NoFlow.into());
+        }
+        self.found(index, direction, home)
+    }
+
+    /// Decides about a flow that isn't known here.
+    fn decide(
+        &self,
+        policy: &Policy,
+        key: &FlowKey,
+        direction: Direction,
+        seeker: &Seeker<'_>,
+        segment: Option<&Segment>,
+        now: Instant,
+    ) -> Result<Decision, Verdict> {
+        let part = Part::of(seeker.headers, segment);
+        let own = judge(policy, key, direction, seeker.arrival);
+        let legal = segment.is_none_or(Segment::has_legal_flags);
+        let own = match own {
+            Err(Verdict::Answer(answer)) => return Err(Verdict::Answer(answer)),
+            Ok(route) if legal && matches!(part, Part::Beginning | Part::Either) => {
+                return Ok(Decision {
+                    opener: direction,
+                    origin: seeker.arrival,
+                    route,
+                    picked_up: false,
+                });
+            }
+            own => own,
+        };
+        let other = origin_of(policy, key, direction);
+        let peer = [Some(seeker.arrival), other]
+            .into_iter()
+            .flatten()
+            .find_map(peer_of);
+        if legal && part != Part::Beginning && self.pick_up.is_open(peer, now) {
+            let as_it_came = match own {
+                Ok(route) if part != Part::Reply => {
+                    return Ok(Decision {
+                        opener: direction,
+                        origin: seeker.arrival,
+                        route,
+                        picked_up: true,
+                    });
+                }
+                other => other,
+            };
+            let reversed = other.and_then(|origin| {
+                let route = judge(policy, key, direction.opposite(), origin).ok()?;
+                leads_back(policy, route.hops[0], seeker.arrival).then_some(Decision {
+                    opener: direction.opposite(),
+                    origin,
+                    route,
+                    picked_up: true,
+                })
+            });
+            if let Some(decision) = reversed {
+                return Ok(decision);
+            }
+            as_it_came?;
+        } else {
+            own?;
+        }
+        Err(Verdict::Deny(match (legal, segment) {
+            (false, _) => DropReason::TcpFlags,
+            (true, Some(_)) => DropReason::MidStream,
+            (true, None) => DropReason::NoFlow,
+        }))
     }
 
     /// The other shard on which a flow of ports lives, if it isn't this one.
@@ -140,12 +345,120 @@ impl Shard {
     /// packet at hand is judged as a first one.
     fn live_flow(&mut self, policy: &Policy, key: &FlowKey, now: Instant) -> Option<FlowIndex> {
         let index = self.flows.find(key)?;
-        let flow = self.flows.get_mut(index)?;
-        let lives = flow.expires > now && (flow.epoch == policy.epoch() || judge_again(policy, flow).is_ok());
+        let flow = self.flows.get(index)?;
+        let lives = flow.expires() > now && (flow.epoch == policy.epoch() || self.judge_again(policy, index));
         if !lives {
             self.flows.remove(index);
         }
         lives.then_some(index)
+    }
+
+    /// Judges a live flow under a new policy, as its first packet was; false when it may not be any more.
+    fn judge_again(&mut self, policy: &Policy, index: FlowIndex) -> bool {
+        let Some(flow) = self.flows.get_mut(index) else {
+            return false;
+        };
+        let Ok(route) = judge(policy, &flow.key, flow.opener, flow.origin) else {
+            return false;
+        };
+        let owners = policy.owners(flow.key.vni(), flow.origin, route.hops[0]);
+        flow.hops = route.hops;
+        flow.tunnel = route.tunnel;
+        flow.epoch = policy.epoch();
+        if flow.owners != owners {
+            self.flows.assign(index, owners);
+        }
+        true
+    }
+
+    /// The live flows of a part of the table: `slots` places from place `from` on. It looks at no more than that, so that
+    /// packets needn't wait for long.
+    pub fn flows(&self, from: u64, slots: usize, now: Instant) -> FlowPage {
+        let policy = self.snapshot.as_ref().map(|snapshot| snapshot.policy().as_ref());
+        let (flows, next) = self.flows.page(from, slots);
+        let report = |flow: &Flow| self.report_flow(flow, policy, now);
+        FlowPage {
+            flows: flows.filter(|flow| flow.expires() > now).map(report).collect(),
+            next,
+        }
+    }
+
+    fn report_flow(&self, flow: &Flow, policy: Option<&Policy>, now: Instant) -> FlowReport {
+        let endpoints = flow.key.endpoints(flow.opener);
+        // A port's place holds in the policy of the verdict only.
+        let port = |slot| {
+            let policy = policy.filter(|policy| policy.epoch() == flow.epoch)?;
+            Some(policy.port(slot)?.id)
+        };
+        FlowReport {
+            vni: flow.key.vni(),
+            packet: PacketExample {
+                protocol: endpoints.protocol,
+                source: endpoints.source,
+                source_port: endpoints.source_port,
+                destination: endpoints.destination,
+                destination_port: endpoints.destination_port,
+            },
+            origin: match flow.origin {
+                Arrival::Port(port) => FlowEnd::Port(Some(port)),
+                Arrival::Tunnel(peer) => FlowEnd::Peer(peer),
+            },
+            target: match flow.hops[0] {
+                Hop::Port(slot) => FlowEnd::Port(port(slot).or_else(|| {
+                    let policy = policy?;
+                    let slot = policy.network(flow.key.vni())?.instance(endpoints.destination)?;
+                    Some(policy.port(slot)?.id)
+                })),
+                Hop::Tunnel(peer) => FlowEnd::Peer(peer),
+            },
+            state: flow.tracking.state(),
+            packets: flow.packets,
+            bytes: flow.bytes,
+            idle_ms: u64::try_from(now.saturating_since(flow.seen).as_millis()).unwrap_or(u64::MAX),
+            shard: self.id.0,
+        }
+    }
+}
+
+/// Lets through what may go on, as the beginning of a flow or as part of one that lives elsewhere.
+fn may_go_on(
+    policy: &Policy,
+    key: &FlowKey,
+    direction: Direction,
+    seeker: &Seeker<'_>,
+    segment: Option<&Segment>,
+) -> Result<(), Verdict> {
+    let denied = match judge(policy, key, direction, seeker.arrival) {
+        Ok(_) => return Ok(()),
+        Err(denied) => denied,
+    };
+    let may_reply =
+        !matches!(denied, Verdict::Answer(_)) && Part::of(seeker.headers, segment) != Part::Beginning;
+    let reversed = may_reply
+        && origin_of(policy, key, direction).is_some_and(|origin| {
+            judge(policy, key, direction.opposite(), origin)
+                .is_ok_and(|route| leads_back(policy, route.hops[0], seeker.arrival))
+        });
+    if reversed { Ok(()) } else { Err(denied) }
+}
+
+/// Where a packet would come from that went the other way.
+fn origin_of(policy: &Policy, key: &FlowKey, direction: Direction) -> Option<Arrival> {
+    let destination = key.endpoints(direction).destination;
+    let network = policy.network(key.vni())?;
+    match network.instance(destination) {
+        Some(slot) => Some(Arrival::Port(policy.port(slot)?.id)),
+        None => {
+            let peer = network.peer_of(network.owner(destination)?)?;
+            Some(Arrival::Tunnel(peer))
+        }
+    }
+}
+
+fn peer_of(arrival: Arrival) -> Option<PeerId> {
+    match arrival {
+        Arrival::Port(_) => None,
+        Arrival::Tunnel(peer) => Some(peer),
     }
 }
 
@@ -159,6 +472,16 @@ fn name_of_flow(vni: Vni, headers: &Headers, packet: &[u8]) -> Option<(FlowKey, 
     let quote = quoted::parse(&packet[headers.payload_offset..headers.total_length])?.endpoints;
     let (key, direction) = FlowKey::of(vni, &quote);
     (quote.source == headers.destination).then_some((key, direction.opposite()))
+}
+
+/// The TCP sequence number in the packet that an ICMP error quotes.
+fn quoted_sequence(quote: &[u8]) -> Option<u32> {
+    let transport = match quote.first()? >> 4 {
+        4 => usize::from(quote.first()? & 0x0f) * 4,
+        _ => 40,
+    };
+    let sequence = quote.get(transport + 4..)?.first_chunk::<4>()?;
+    Some(u32::from_be_bytes(*sequence))
 }
 
 /// The home of a packet that has no flow at hand.
@@ -176,19 +499,8 @@ fn leads_back(policy: &Policy, hop: Hop, arrival: Arrival) -> bool {
     }
 }
 
-/// Judges a live flow under a new policy, as its first packet was.
-fn judge_again(policy: &Policy, flow: &mut Flow) -> Result<(), Verdict> {
-    let (hops, tunnel) = judge(policy, flow.key, flow.opener, flow.origin)?;
-    flow.hops = hops;
-    flow.tunnel = tunnel;
-    flow.epoch = policy.epoch();
-    Ok(())
-}
-
-type Decision = ([Hop; 2], Option<TunnelHeaders>);
-
 /// The policy's verdict about a flow, with what is prepared for the direction that leaves by a tunnel.
-fn judge(policy: &Policy, key: FlowKey, opener: Direction, origin: Arrival) -> Result<Decision, Verdict> {
+fn judge(policy: &Policy, key: &FlowKey, opener: Direction, origin: Arrival) -> Result<Route, Verdict> {
     let endpoints = key.endpoints(opener);
     match policy.judge(key.vni(), &endpoints, origin) {
         Verdict::Forward { original, reply } => {
@@ -197,40 +509,25 @@ fn judge(policy: &Policy, key: FlowKey, opener: Direction, origin: Arrival) -> R
                 (_, Hop::Tunnel(peer)) => tunnel_headers(policy, key.vni(), &endpoints.reversed(), peer),
                 (Hop::Port(_), Hop::Port(_)) => None,
             };
-            Ok(([original, reply], tunnel))
+            Ok(Route {
+                hops: [original, reply],
+                tunnel,
+            })
         }
         verdict => Err(verdict),
     }
 }
 
-/// The headers in front of packets with these addresses on their way to a peer.
+/// What is known beforehand of the headers in front of packets with these addresses on their way to a peer.
 pub(super) fn tunnel_headers(
     policy: &Policy,
     vni: Vni,
     endpoints: &Endpoints,
-    peer: crate::plan::PeerId,
+    peer: PeerId,
 ) -> Option<TunnelHeaders> {
     let network = policy.network(vni)?;
     let entry = policy.peer(peer)?;
-    let source_mac = MacAddr::of(network.ipv4_of(endpoints.source)?);
-    let ether_type = if endpoints.source.is_ipv6() {
-        EtherType::Ipv6
-    } else {
-        EtherType::Ipv4
-    };
-    let mut encap = Encap::new(
-        vtep_address(policy.ordinal()),
-        vtep_address(entry.ordinal),
-        vni,
-        source_mac,
-        ether_type,
-        endpoints.source_port ^ endpoints.destination_port.rotate_left(5),
-    );
-    if entry.of_site {
-        encap.set_destination(MacAddr::of(network.ipv4_of(endpoints.destination)?));
-    }
-    Some(TunnelHeaders {
-        encap,
-        neighbour: (!entry.of_site).then_some(Neighbours::NOWHERE),
-    })
+    let mac = |address: IpAddr| network.ipv4_of(address);
+    let ends = [mac(endpoints.source)?, mac(endpoints.destination)?];
+    Some(TunnelHeaders::new(ends, entry.ordinal, entry.of_site))
 }

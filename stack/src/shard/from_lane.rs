@@ -1,6 +1,6 @@
 //! Out of a tunnel: whose, authentic, VXLAN, a member's, from its own block; then to a port.
 
-use super::flows::NotHere;
+use super::flows::{NotHere, Seeker};
 use super::from_port::{Came, is_group, is_martian, packet_example};
 use super::to_tunnel::{send_datagram, send_to};
 use super::{Datagrams, PortOutput, Shard, Turn, answers, denied, example_of};
@@ -244,8 +244,15 @@ impl Shard {
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
         // The sender chose this shard: it is never handed over.
-        let arrival = Arrival::Tunnel(from.peer);
-        let found = match self.flow(vni, headers, packet, arrival, Came::Read, turn) {
+        let seeker = Seeker {
+            vni,
+            headers,
+            packet,
+            packets: 1,
+            arrival: Arrival::Tunnel(from.peer),
+            came: Came::Read,
+        };
+        let found = match self.flow(&seeker, turn) {
             Ok(found) => found,
             Err(NotHere::Verdict(verdict)) => {
                 if let Verdict::Reject(_) = verdict {

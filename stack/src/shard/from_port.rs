@@ -1,6 +1,6 @@
 //! From an instance: who may send what where.
 
-use super::flows::{Found, NotHere};
+use super::flows::{Found, NotHere, Seeker};
 use super::to_tunnel::Outbound;
 use super::{Shard, Turn, answers, denied, example_of};
 use crate::drop::DropReason;
@@ -74,8 +74,15 @@ impl Shard {
         if self.relief.port && came == Came::Read {
             self.relieve_by_frame(frame, &mut headers)?;
         }
-        let arrival = Arrival::Port(port.id);
-        let found = match self.flow(member.vni, &headers, frame.packet(), arrival, came, turn) {
+        let seeker = Seeker {
+            vni: member.vni,
+            headers: &headers,
+            packet: frame.packet(),
+            packets: packets_in(frame, &headers),
+            arrival: Arrival::Port(port.id),
+            came,
+        };
+        let found = match self.flow(&seeker, turn) {
             Ok(found) => found,
             Err(NotHere::Home(shard)) => return self.hand_over(shard, port, frame, turn),
             Err(NotHere::Verdict(Verdict::Answer(answer))) => {

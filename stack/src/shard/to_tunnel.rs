@@ -53,13 +53,13 @@ impl Shard {
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
         let flow = to.flow;
-        let prepared = flow.and_then(|index| self.flows.get(index)?.tunnel.clone());
+        let prepared = flow.and_then(|index| self.flows.get(index)?.tunnel);
         let prepared = match prepared {
             Some(prepared) => prepared,
             None => super::flows::tunnel_headers(turn.policy, to.vni, &headers.endpoints(), to.peer)
                 .ok_or(DropReason::NoPeer)?,
         };
-        let mut encap = prepared.encap;
+        let mut encap = prepared.encap(turn.policy.ordinal(), to.vni, &headers.endpoints());
         if let Some(hint) = prepared.neighbour {
             let Some((mac, place)) = self.neighbour(to, hint, frame, headers, turn)? else {
                 return Ok(());

@@ -8,6 +8,7 @@
 
 mod explain;
 mod judge;
+mod owners;
 mod policy;
 mod rules;
 mod services;

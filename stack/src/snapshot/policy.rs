@@ -1,5 +1,6 @@
 //! Who is where: the ports, networks, peers and services of a plan, made to be looked up.
 
+use super::owners::Limited;
 use super::services::{ApplicationSlot, ServiceEntry, ServiceSlot, Services};
 use crate::flow::{QuotaSlot, Quotas};
 use crate::plan::{
@@ -32,6 +33,7 @@ pub struct Policy {
     networks: Map<Vni, NetworkEntry>,
     peers: Map<PeerId, PeerEntry>,
     pub(super) services: Services,
+    pub(super) limited: Limited,
 }
 
 /// What a policy is compiled from: to compare, and to tell what things are called.
@@ -262,6 +264,7 @@ impl Policy {
             networks,
             peers: peers.into_iter().collect(),
             services,
+            limited: Limited::compile(plan, previous.map(|previous| &previous.limited)),
         }
     }
 

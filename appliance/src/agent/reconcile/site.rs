@@ -395,7 +395,9 @@ fn collision(
             theirs,
         });
     }
-    let prefix = record.ipv4_prefix?;
+    let prefix = record
+        .ipv4_prefix
+        .filter(|_| record.kind == NetworkKind::Shared)?;
     let mut shared = networks.iter().filter(|(key, _)| key.kind == NetworkKind::Shared);
     let (ours, _) = shared.find(|(_, network)| network.ipv4_prefix() == prefix)?;
     Some(Conflict::SamePrefix {

@@ -1,5 +1,7 @@
 //! Inputs and the plans that follow from them.
 
+mod shared;
+
 use super::*;
 use crate::agent::cluster::record::{LaneGeneration, LaneRecord, NetworkRecord, NetworkSettings};
 use crate::config::{application, host};
