@@ -94,13 +94,13 @@ fn nothing_that_an_adversary_sends_arrives_and_each_packet_is_counted_under_its_
     let arrived_beside = reference.map(World::arrived).transpose()?;
     println!("{}", Outcome::HEADING);
     for outcome in &outcomes {
-        let number = outcome.case.number;
-        let here = arrived.get(&number).copied().unwrap_or(0);
+        let of_case = |all: &BTreeMap<u64, Arrived>| all.get(&outcome.case.number).cloned();
+        let here = of_case(&arrived).unwrap_or_default();
         let beside = arrived_beside
             .as_ref()
-            .map(|all| all.get(&number).copied().unwrap_or(0));
-        println!("{}", outcome.row(here, beside));
-        complaints.extend(outcome.complaints(here, beside));
+            .map(|all| of_case(all).unwrap_or_default());
+        println!("{}", outcome.row(&here, beside.as_ref()));
+        complaints.extend(outcome.complaints(&here, beside.as_ref()));
     }
     println!("{} cases in {:.0?}", outcomes.len(), up.elapsed());
     ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
@@ -167,6 +167,8 @@ struct World {
 /// What was sent of a case.
 struct Sent {
     packets: u64,
+    /// How often the case was tried with them.
+    tries: u64,
     /// Whether the live connection that it was about still carries data.
     holds: Option<bool>,
 }
@@ -262,20 +264,26 @@ impl World {
 
     fn send(&mut self, case: &Case) -> Result<Sent> {
         let answer: Value = serde_json::from_str(&self.sender.ask(&case.name)?)?;
-        let packets = answer.get("sent").and_then(Value::as_u64);
+        let number = |key: &str| {
+            let number = answer.get(key).and_then(Value::as_u64);
+            number.with_context(|| format!("the script doesn't say how many it {key}: {answer}"))
+        };
         Ok(Sent {
-            packets: packets.context("the script doesn't say how many it sent")?,
+            packets: number("sent")?,
+            tries: number("tried")?,
             holds: answer.get("holds").and_then(Value::as_bool),
         })
     }
 
-    /// How many packets of each case arrived, wherever.
-    fn arrived(self) -> Result<BTreeMap<u64, u64>> {
+    /// What arrived of each case, wherever.
+    fn arrived(self) -> Result<BTreeMap<u64, Arrived>> {
         let mut arrived = BTreeMap::new();
         for capture in self.captures {
             for packet in capture.finish()? {
-                if let Some(number) = number_in(&packet, self.link)? {
-                    *arrived.entry(number).or_default() += 1;
+                if let Some(mark) = mark_of(&packet, self.link)? {
+                    let of_case: &mut Arrived = arrived.entry(mark >> 8).or_default();
+                    of_case.packets += 1;
+                    of_case.marks.insert(mark);
                 }
             }
         }
@@ -283,8 +291,16 @@ impl World {
     }
 }
 
-/// Which case a captured packet is of.
-fn number_in(packet: &Packet, link: usize) -> Result<Option<u64>> {
+/// What arrived of a case.
+#[derive(Clone, Default)]
+struct Arrived {
+    packets: u64,
+    /// The tries that they are of: fragments are put together, and cut anew.
+    marks: BTreeSet<u64>,
+}
+
+/// Of which case and try a captured packet is.
+fn mark_of(packet: &Packet, link: usize) -> Result<Option<u64>> {
     let byte = |at: usize| packet.byte(link + at);
     let word = |at: usize| packet.big_endian(link + at);
     let read = || match byte(0)? >> 4 {
@@ -298,7 +314,7 @@ fn number_in(packet: &Packet, link: usize) -> Result<Option<u64>> {
     };
     let (traffic_class, hops, mark) =
         read().with_context(|| format!("what no IP header begins arrived: {packet:?}"))?;
-    Ok((traffic_class >> 2 == DSCP && hops > MANY_HOPS).then_some(mark >> 8))
+    Ok((traffic_class >> 2 == DSCP && hops > MANY_HOPS).then_some(mark))
 }
 
 /// What one host or both have dropped, by reason.
@@ -395,7 +411,7 @@ struct Outcome {
 impl Outcome {
     const HEADING: &'static str = "case | sent | tidegate (arrived, reason) | nftables (arrived)";
 
-    fn row(&self, arrived: u64, beside: Option<u64>) -> String {
+    fn row(&self, arrived: &Arrived, beside: Option<&Arrived>) -> String {
         let reasons: Vec<String> = self
             .risen
             .iter()
@@ -408,7 +424,9 @@ impl Outcome {
             (false, kept) => format!("{}, {KEPT_UNDER} +{kept} later", reasons.join(", ")),
         };
         let why = match beside {
-            Some(beside) if (beside > 0) != (arrived > 0) => format!("   ({})", self.case.why),
+            Some(beside) if (beside.packets > 0) != (arrived.packets > 0) => {
+                format!("   ({})", self.case.why)
+            }
             _ => String::new(),
         };
         let broke = |sent: Option<&Sent>| {
@@ -419,17 +437,18 @@ impl Outcome {
             }
         };
         format!(
-            "{} | {} | {arrived}{}, {reasons} | {}{}{why}",
+            "{} | {} | {}{}, {reasons} | {}{}{why}",
             self.case.name,
             self.sent.packets,
+            arrived.packets,
             broke(Some(&self.sent)),
-            beside.map_or_else(|| "-".to_owned(), |arrived| arrived.to_string()),
+            beside.map_or_else(|| "-".to_owned(), |arrived| arrived.packets.to_string()),
             broke(self.beside.as_ref()),
         )
     }
 
     /// What isn't as the table says.
-    fn complaints(&self, arrived: u64, beside: Option<u64>) -> Vec<String> {
+    fn complaints(&self, arrived: &Arrived, beside: Option<&Arrived>) -> Vec<String> {
         let Case {
             name,
             ours,
@@ -440,10 +459,11 @@ impl Outcome {
         let packets = self.sent.packets;
         let mut complaints = Vec::new();
         let mut complain = |what: String| complaints.push(format!("{name}: {what}"));
-        let expected = if ours.is_some() { 0 } else { packets };
-        if arrived != expected {
+        let passed = arrived.marks.len() as u64;
+        let expected = if ours.is_some() { 0 } else { self.sent.tries };
+        if passed != expected {
             complain(format!(
-                "{arrived} of {packets} packets arrived, and {expected} were to"
+                "of {passed} tries something arrived, of {expected} it was to"
             ));
         }
         let counted = self.case.at_once(packets);
@@ -454,15 +474,11 @@ impl Outcome {
             complain("the live connection broke".to_owned());
         }
         if let Some(beside) = beside {
-            match ((beside > 0) != (arrived > 0), why.is_empty()) {
-                (true, true) => complain(format!("{beside} packets passed the router, and nobody says why")),
-                (true, false) if (beside > 0) != *linux_forwards => {
-                    complain("the table has Linux the other way".to_owned())
-                }
-                (false, false) => {
-                    println!("{name}: this kernel does as we do, though the table says why not: {why}")
-                }
-                (true | false, _) => {}
+            let (forwards, differs) = (beside.packets > 0, (beside.packets > 0) != (arrived.packets > 0));
+            if differs && why.is_empty() {
+                complain("the router does otherwise, and the table doesn't say why".to_owned());
+            } else if forwards != *linux_forwards {
+                println!("{name}: this kernel does otherwise than the table says");
             }
         }
         complaints
