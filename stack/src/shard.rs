@@ -39,7 +39,7 @@ use crate::overlay::Neighbours;
 use crate::plan::{PeerId, PortId, PrivateKey};
 use crate::responder::RateLimit;
 use crate::snapshot::{Policy, Snapshot};
-use crate::stats::{DropReport, PortReport, Report};
+use crate::stats::{PortReport, Report};
 use crate::time::Instant;
 use crate::wire::Ecn;
 use crate::wire::fragments::{Bounds, Reassembly};
@@ -177,6 +177,7 @@ impl Shard {
             self.recycle_given_up();
             self.counters
                 .keep_ports(policy.ports().iter().map(|port| port.id));
+            self.counters.keep_applications(policy.application_networks());
             let turn = &mut Turn {
                 policy: &policy,
                 now,
@@ -273,15 +274,7 @@ impl Shard {
             epoch: self.snapshot.as_ref().map_or(0, |snapshot| snapshot.epoch()),
             ports: self.counters.ports().map(traffic).collect(),
             peers: self.peers.reports(),
-            drops: self
-                .counters
-                .drops()
-                .map(|(reason, packets, last)| DropReport {
-                    reason,
-                    packets,
-                    last,
-                })
-                .collect(),
+            drops: self.counters.drops().collect(),
             flows: self.flows.len() as u64,
             flows_capacity: self.flows.capacity() as u64,
             frames_in_use: self.pool.in_use() as u64,
@@ -400,6 +393,7 @@ fn example_of(arrival: Arrival) -> crate::stats::DropExample {
         port,
         peer,
         vni: None,
+        application: None,
         packet: None,
     }
 }

@@ -105,6 +105,9 @@ pub struct DropReport {
     pub reason: DropReason,
     /// How many packets.
     pub packets: u64,
+    /// How many of them belong to an application, by its own network; those that belong to none are the rest.
+    #[serde(default)]
+    pub applications: Vec<(Vni, u64)>,
     /// The last one.
     pub last: Option<DropExample>,
 }
@@ -178,6 +181,9 @@ pub struct DropExample {
     pub peer: Option<PeerId>,
     /// Its network.
     pub vni: Option<Vni>,
+    /// The own network of the application that it belongs to: the one that sent it, or whose network it came in.
+    #[serde(default)]
+    pub application: Option<Vni>,
     /// Its addresses.
     pub packet: Option<PacketExample>,
 }

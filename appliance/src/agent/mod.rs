@@ -23,16 +23,19 @@ pub(crate) mod attach;
 mod attachments;
 pub(crate) mod cluster;
 mod datapath;
+mod flows;
 mod handover;
 mod journal;
 pub(crate) mod keys;
 mod lanes;
 mod peers;
+mod policy;
 pub(crate) mod reconcile;
 mod reports;
 mod site;
 #[cfg(test)]
 mod tests;
+mod trace;
 pub(crate) mod underlay;
 
 use crate::cli::Places;
@@ -266,6 +269,10 @@ impl Agent {
             Request::Status => Ok(self.status().await),
             Request::Peers => Ok(self.peers().await),
             Request::Drops => self.drops().await,
+            Request::Flows { query } => self.flows(&query).await,
+            Request::Trace { query } => self.trace(&query).await,
+            Request::PolicyDiff { query } => self.policy_diff(query).await,
+            Request::Graph => self.graph(),
         };
         outcome.unwrap_or_else(Response::Refused)
     }

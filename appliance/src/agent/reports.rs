@@ -1,8 +1,9 @@
 //! Answers to questions: what is in force, what passed, what was dropped.
 
 use super::api::{
-    ApplicationLine, ApplicationList, DatapathStatus, DropExample, DropLine, DropList, InstanceLine,
-    InstanceList, NetworkLine, NetworkList, ProcessStatus, RemoteInstanceLine, Status, UnderlayStatus,
+    ApplicationDrops, ApplicationLine, ApplicationList, DatapathStatus, DropExample, DropLine, DropList,
+    InstanceLine, InstanceList, NetworkLine, NetworkList, ProcessStatus, RemoteInstanceLine, Status,
+    UnderlayStatus,
 };
 use super::attachments::addresses;
 use super::journal::Record;
@@ -178,6 +179,14 @@ impl Agent {
             .map(|line| DropLine {
                 reason: line.reason.label().to_owned(),
                 packets: line.packets,
+                applications: line
+                    .applications
+                    .iter()
+                    .map(|(vni, packets)| ApplicationDrops {
+                        application: self.network_of(*vni),
+                        packets: *packets,
+                    })
+                    .collect(),
                 last: line.last.as_ref().map(|last| self.named(last)),
                 explanation: line.reason.explanation().to_owned(),
             })
@@ -224,7 +233,7 @@ impl Agent {
         peer.map_or_else(|| format!("peer {id}"), |peer| peer.name.clone())
     }
 
-    fn network_of(&self, vni: Vni) -> String {
+    pub(super) fn network_of(&self, vni: Vni) -> String {
         let networks = reconcile::networks(&self.host, &self.intent.applications);
         let owner = networks.values().find(|network| network.vni == vni);
         owner.map_or_else(

@@ -83,6 +83,7 @@ fn good_answer(asked: &ToDatapath) -> FromDatapath {
         ToDatapath::Report => FromDatapath::Report {
             report: Box::default(),
         },
+        ToDatapath::Flows { .. } => FromDatapath::Flows { page: Box::default() },
         ToDatapath::SetLanes { .. }
         | ToDatapath::AddPort { .. }
         | ToDatapath::RemovePort { .. }

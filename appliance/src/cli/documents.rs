@@ -58,15 +58,20 @@ enum Listed {
     Instances,
 }
 
-/// Sends documents to the agent, and returns when every shard runs them.
-pub(crate) fn apply(places: &Places, form: Form, arguments: &Apply) -> anyhow::Result<()> {
-    let read: Vec<_> = arguments.files.iter().map(|file| read_document(file)).collect();
+/// The texts of files, or what keeps any of them from being read.
+pub(super) fn read_documents(files: &[PathBuf]) -> anyhow::Result<Vec<DocumentText>> {
+    let read: Vec<_> = files.iter().map(|file| read_document(file)).collect();
     let (documents, problems): (Vec<_>, Vec<_>) = read.into_iter().partition(Result::is_ok);
     let problems: Vec<_> = problems.into_iter().filter_map(Result::err).collect();
     if !problems.is_empty() {
         return Err(Failure::Refused(problems.join("\n")).into());
     }
-    let documents = documents.into_iter().flatten().collect();
+    Ok(documents.into_iter().flatten().collect())
+}
+
+/// Sends documents to the agent, and returns when every shard runs them.
+pub(crate) fn apply(places: &Places, form: Form, arguments: &Apply) -> anyhow::Result<()> {
+    let documents = read_documents(&arguments.files)?;
     match AgentClient::connect(&places.agent_socket())?.ask(&Request::Apply { documents }, &[])? {
         Response::Applied(applied) => output::print(form, &applied, |applied| {
             let lines = applied.applications.iter().map(|line| {

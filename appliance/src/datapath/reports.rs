@@ -62,6 +62,12 @@ fn add_peer(total: &mut PeerReport, more: PeerReport) {
 fn add_drop(total: &mut DropReport, more: DropReport) {
     total.packets += more.packets;
     total.last = total.last.or(more.last);
+    join(
+        &mut total.applications,
+        more.applications,
+        |(vni, _)| *vni,
+        |total, more| total.1 += more.1,
+    );
 }
 
 #[cfg(test)]
@@ -94,6 +100,7 @@ mod tests {
             drops: vec![DropReport {
                 reason: DropReason::NoPeer,
                 packets: drops,
+                applications: vec![(tidegate_stack::plan::Vni::MIN, drops)],
                 last: None,
             }],
             flows: 7,
@@ -120,5 +127,6 @@ mod tests {
         assert_eq!(total.peers[0].handshake_age_ms, Some(9));
         assert_eq!(total.peers[0].traffic.received_packets, 3);
         assert_eq!(total.drops[0].packets, 7);
+        assert_eq!(total.drops[0].applications[0].1, 7);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::counters::Counters;
 use super::flows::home_of;
-use super::to_tunnel::Outbound;
 use super::from_port::must_be_cut;
+use super::to_tunnel::Outbound;
 use super::{Shard, Turn};
 use crate::drop::DropReason;
 use crate::egress::Egress;

@@ -1,7 +1,7 @@
 //! Out of a tunnel: whose, authentic, VXLAN, a member's, from its own block; then to a port.
 
 use super::flows::{NotHere, Seeker};
-use super::from_port::{Came, is_group, is_martian, packet_example};
+use super::from_port::{Came, packet_example};
 use super::to_tunnel::{send_datagram, send_to};
 use super::{Datagrams, PortOutput, Shard, Turn, answers, denied, example_of};
 use crate::drop::DropReason;
@@ -11,7 +11,7 @@ use crate::overlay::{Decapsulated, NeighbourKey, decap};
 use crate::plan::{PeerId, Vni, vtep_address};
 use crate::responder::arp::{self, Operation};
 use crate::responder::ndp::{self, Ndp};
-use crate::snapshot::NetworkEntry;
+use crate::snapshot::{NetworkEntry, is_group, is_martian};
 use crate::stats::DropExample;
 use crate::wire::vxlan::EtherType;
 use crate::wire::{Ecn, Headers, MacAddr, Transport, protocol};

@@ -12,7 +12,6 @@ use crate::responder::icmp::IcmpError;
 use crate::snapshot::{MemberEntry, PortEntry};
 use crate::stats::PacketExample;
 use crate::wire::{Endpoints, Headers, Transport};
-use std::net::IpAddr;
 
 /// How a packet of a port came to this shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +32,7 @@ impl Shard {
         turn: &mut Turn<'_, impl Egress>,
     ) {
         let mut example = example_of(Arrival::Port(port.id));
+        example.application = port.memberships.first().map(|own| own.vni);
         let outcome = match Headers::parse(frame.packet()) {
             Err(reason) => Err(reason),
             Ok(headers) if !frame.offload.agrees_with(&headers) => Err(DropReason::Malformed),
@@ -45,7 +45,7 @@ impl Shard {
                     traffic.received_packets += packets_in(frame, &headers);
                     traffic.received_bytes += headers.total_length as u64;
                 }
-                match own_network(port, &endpoints) {
+                match port.admit(&endpoints) {
                     Err(reason) => Err(reason),
                     Ok(member) => {
                         example.vni = Some(member.vni);
@@ -178,38 +178,6 @@ impl Shard {
                 self.send_to_peer(&outbound, frame, headers, turn)
             }
         }
-    }
-
-}
-
-/// The network that a packet of a port is in, after the source guard: only the port's own address in it.
-fn own_network<'a>(port: &'a PortEntry, endpoints: &Endpoints) -> Result<&'a MemberEntry, DropReason> {
-    if is_martian(endpoints.source) {
-        return Err(DropReason::SourceMartian);
-    }
-    if is_group(endpoints.destination) {
-        return Err(DropReason::Multicast);
-    }
-    port.network_of(endpoints)
-        .filter(|member| member.owns(endpoints.source))
-        .ok_or(DropReason::SourceNotOwn)
-}
-
-/// Sources that no host has (RFC 1122 §3.2.1.3, RFC 4291 §2.5, §2.7).
-pub(super) fn is_martian(source: IpAddr) -> bool {
-    match source {
-        IpAddr::V4(source) => {
-            source.is_multicast() || source.is_broadcast() || source.is_loopback() || source.octets()[0] == 0
-        }
-        IpAddr::V6(source) => source.is_multicast() || source.is_loopback() || source.is_unspecified(),
-    }
-}
-
-/// Destinations that are many.
-pub(super) fn is_group(destination: IpAddr) -> bool {
-    match destination {
-        IpAddr::V4(destination) => destination.is_multicast() || destination.is_broadcast(),
-        IpAddr::V6(destination) => destination.is_multicast(),
     }
 }
 

@@ -3,15 +3,18 @@
 //! [`Policy`] says who may talk to whom and where packets go; it carries the epoch that flows remember. [`Lanes`] says
 //! by which keys and endpoints peers are reached; a change of it touches no flow.
 //!
-//! The files: `policy` (who is where) and `services` (who is who) are looked up; `judge` is the one walk that decides a
+//! The files: `guard` is asked before anything else whether a port may send a packet at all; `policy` (who is where) and `services` (who is who) are looked up; `judge` is the one walk that decides a
 //! flow, by lists of `rules`; `explain` is the same walk, told in names; `edges` asks it about everybody.
 
 mod explain;
+mod guard;
 mod judge;
 mod owners;
 mod policy;
 mod rules;
 mod services;
+
+pub(crate) use guard::{is_group, is_martian};
 
 pub use explain::{Basis, Citation, Explanation, NetworkName, Place, Step};
 pub use policy::{MemberEntry, NetworkEntry, PeerEntry, Policy, PortEntry, PortSlot};

@@ -308,6 +308,14 @@ impl Policy {
         self.networks.get(&vni)
     }
 
+    /// The own networks of applications.
+    pub fn application_networks(&self) -> impl Iterator<Item = Vni> + '_ {
+        let networks = self.source.networks.iter();
+        networks
+            .filter(|network| network.kind == NetworkKind::Application)
+            .map(|network| network.vni)
+    }
+
     /// The peer with this number.
     pub fn peer(&self, peer: PeerId) -> Option<&PeerEntry> {
         self.peers.get(&peer)

@@ -1,7 +1,9 @@
 //! The messages of the control socket. The answers are what `-o json` prints: their keys are stable. Those about how
 //! it goes are in [`super::observations`].
 
+use super::flows::{FlowList, FlowQuery};
 use super::observations::{DropList, PeerList, Status};
+use super::policy::{Graph, PolicyDiff, PolicyDiffQuery, TraceList, TraceQuery};
 use crate::agent::reconcile::Namespace;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -48,6 +50,23 @@ pub(crate) enum Request {
     Peers,
     /// Answer: [`Response::Drops`].
     Drops,
+    /// Asks for live flows. Answer: [`Response::Flows`].
+    Flows {
+        /// Which.
+        query: FlowQuery,
+    },
+    /// Asks what would become of a packet. Answer: [`Response::Traces`].
+    Trace {
+        /// Which.
+        query: TraceQuery,
+    },
+    /// Asks what documents would change. Answer: [`Response::PolicyDiff`].
+    PolicyDiff {
+        /// Which.
+        query: PolicyDiffQuery,
+    },
+    /// Asks who may talk to whom. Answer: [`Response::Graph`].
+    Graph,
 }
 
 /// A document's text and the name of its file, for messages.
@@ -103,6 +122,14 @@ pub(crate) enum Response {
     Peers(PeerList),
     /// The drops.
     Drops(DropList),
+    /// The flows.
+    Flows(FlowList),
+    /// What would become of packets.
+    Traces(TraceList),
+    /// What documents would change.
+    PolicyDiff(Box<PolicyDiff>),
+    /// Who may talk to whom.
+    Graph(Graph),
     /// The request couldn't be carried out; nothing changed.
     Refused(Refusal),
 }
