@@ -2,12 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it didn't expect")]
 
+#[path = "policy/edges.rs"]
+mod edges;
 #[path = "policy/plans.rs"]
 mod plans;
 #[path = "policy/reference.rs"]
 mod reference;
 #[path = "policy/routes.rs"]
 mod routes;
+#[path = "policy/sentences.rs"]
+mod sentences;
 
 use plans::{Drawn, Tuple, a_plan, tuple};
 use proptest::prelude::*;
@@ -32,7 +36,7 @@ fn some_seeds() -> impl Strategy<Value = Vec<u64>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
     fn judge_says_what_a_naive_filter_says(Drawn(plan) in a_plan(), seeds in some_seeds()) {

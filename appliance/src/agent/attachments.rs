@@ -4,30 +4,23 @@
 //! queues of the device that was made meanwhile. A connection that ends in between gives back what was reserved.
 
 use super::api::{Attached, ConnectionId, Detached, InstanceQuery, Prepared, PreparedNetwork};
-use super::reconcile::{self, ApplicationKey, Attachment, Namespace, NetworkKey, instance_name, name_in};
+use super::memberships::Fresh;
+use super::reconcile::{self, ApplicationKey, Attachment, Namespace, instance_name};
 use super::{Agent, Refusal, Response};
 use crate::config::application::ApplicationDocument;
 use crate::config::host::Switch;
 use crate::sys::tun;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use tidegate_stack::plan::{InstanceIndex, Membership, PortId};
+use tidegate_stack::plan::{Membership, PortId};
 
 /// What one connection prepared.
 pub(super) struct Reservation {
     attachment: Attachment,
     queues: u32,
-    /// The names that got an index by this reservation, and in which network.
-    fresh: Vec<(NetworkKey, String)>,
-}
-
-/// The indices that an instance was given.
-struct Indices {
-    own: InstanceIndex,
-    /// By `tenant/name`.
-    shared: BTreeMap<String, InstanceIndex>,
+    /// The names that got an index by this reservation.
+    fresh: Fresh,
 }
 
 impl Reservation {
@@ -279,75 +272,6 @@ impl Agent {
         if let Some(reservation) = self.reservations.remove(&connection) {
             self.release(&reservation.fresh);
         }
-    }
-
-    /// Gives an instance an index in each network of its application. When one of them has no room, none is given.
-    fn allocate(
-        &mut self,
-        key: &ApplicationKey,
-        document: &ApplicationDocument,
-        instance: &str,
-    ) -> Result<(Indices, Vec<(NetworkKey, String)>), Refusal> {
-        let own = (
-            NetworkKey::own(key),
-            reconcile::network_numbers(&self.host, document),
-        );
-        let shared = document.shared.iter().map(|network| {
-            let numbers = reconcile::shared_numbers(&self.host, network);
-            (NetworkKey::shared(&network.name), numbers)
-        });
-        let networks: Vec<_> = std::iter::once(own).chain(shared).collect();
-        let mut indices = Vec::new();
-        let mut fresh = Vec::new();
-        let allocations = &mut self.intent.record.allocations;
-        for (network, numbers) in networks {
-            let name = name_in(&network, key, instance);
-            let is_fresh = !allocations.contains(&network, &name);
-            let last = u64::from(numbers.instances_per_block()) + 1;
-            match allocations.allocate(&network, &name, last) {
-                Ok(index) => indices.push((format!("{}/{}", network.tenant, network.name), index)),
-                Err(full) => {
-                    self.release(&fresh);
-                    return Err(Refusal::because(full));
-                }
-            }
-            if is_fresh {
-                fresh.push((network, name));
-            }
-        }
-        let mut indices = indices.into_iter();
-        let Some((_, own)) = indices.next() else {
-            return Err(Refusal::because(format!("{key} has no network")));
-        };
-        let shared = indices.collect();
-        Ok((Indices { own, shared }, fresh))
-    }
-
-    fn release(&mut self, names: &[(NetworkKey, String)]) {
-        for (network, name) in names {
-            self.intent.record.allocations.release(network, name);
-        }
-    }
-
-    /// Where an instance is a member now: in the networks that its device was made for, without those that its
-    /// application has left.
-    pub(super) fn memberships(&self, attachment: &Attachment) -> Vec<Membership> {
-        let document = self.intent.applications.get(&attachment.application);
-        document
-            .and_then(|document| reconcile::memberships(&self.host, document, &attachment.indices()).ok())
-            .unwrap_or_default()
-    }
-
-    /// Whether an instance's device is no longer what its application and the underlay say.
-    pub(super) fn re_attach_needed(&self, attachment: &Attachment) -> bool {
-        let document = self.intent.applications.get(&attachment.application);
-        let joined = document.is_some_and(|document| {
-            let mut shared = document.shared.iter();
-            shared.any(|network| !attachment.shared.contains_key(&network.name.to_string()))
-        });
-        joined
-            || self.memberships(attachment) != attachment.memberships
-            || attachment.mtu != reconcile::instance_mtu(&self.host, self.underlay.mtu)
     }
 
     /// Removes a port from the plan, then from the datapath, then closes its queues: with the last one the device

@@ -166,6 +166,11 @@ impl Known {
         memberships.any(|membership| membership.addresses().contains(&address))
     }
 
+    /// All its addresses.
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        self.memberships.iter().flat_map(Membership::addresses).collect()
+    }
+
     /// Its address in a network, or in its own.
     pub(super) fn address(&self, vni: Option<Vni>, ipv6: bool) -> Option<IpAddr> {
         let mut memberships = self.memberships.iter();

@@ -3,7 +3,7 @@
 //! One task holds all state and does one thing at a time; what it does is one of
 //!
 //! 1. **a call** from the control socket ([`api`]): `apply` and `delete` ([`applications`]), `attach` and `detach`
-//!    ([`attachments`]), and questions ([`reports`]);
+//!    ([`attachments`], [`memberships`]), and questions ([`reports`]);
 //! 2. **the datapath** came, went, or tells something ([`adoption`], [`datapath`]), or another one takes over from it
 //!    ([`handover`]);
 //! 3. **the site**: another host tells something new about itself ([`site`]);
@@ -28,6 +28,7 @@ mod handover;
 mod journal;
 pub(crate) mod keys;
 mod lanes;
+mod memberships;
 mod peers;
 mod policy;
 pub(crate) mod reconcile;

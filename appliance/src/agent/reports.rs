@@ -243,7 +243,7 @@ impl Agent {
     }
 
     /// The applications of this host that are in a network.
-    fn members_of(&self, network: &Network) -> Vec<String> {
+    pub(super) fn members_of(&self, network: &Network) -> Vec<String> {
         let applications = self.intent.applications.iter();
         let members = applications.filter(|(key, document)| match network.kind {
             NetworkKind::Application => (&key.tenant, &key.name) == (&network.tenant, &network.name),

@@ -56,7 +56,7 @@ fn render(diff: &PolicyDiff) -> String {
     }
     text.push_str(&format!(
         "{} live flow(s) would be cut, {} would go on:\n",
-        diff.cut.len(),
+        diff.cut.len() as u64 + diff.more_cut,
         diff.kept
     ));
     for cut in &diff.cut {
@@ -99,6 +99,7 @@ mod tests {
         };
         let diff = PolicyDiff {
             cut: Vec::new(),
+            more_cut: 0,
             kept: 3,
             newly_allowed: vec![edge("acme/shop/api", "tcp 5432", "shop.yaml:11")],
             newly_denied: vec![edge("acme/shop/web", "udp", "shop.yaml:9")],

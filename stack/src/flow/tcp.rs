@@ -6,7 +6,7 @@
 //! 1. it begins no later than what the other end has room for;
 //! 2. it ends no earlier than a window before what its end has already sent;
 //! 3. it acknowledges nothing that wasn't sent;
-//! 4. nor anything that was acknowledged longer than a window ago.
+//! 4. nor what was acknowledged longer than a window ago.
 //!
 //! ```text
 //!             SYN             SYN+ACK              ACK                 FIN               FIN
@@ -33,7 +33,7 @@ const LARGEST_SCALE: u8 = 14;
 const UNSCALED: u32 = 65_535;
 /// The largest window there is.
 const LARGEST_WINDOW: u32 = UNSCALED << LARGEST_SCALE;
-/// How far an acknowledgement may lag at least: data that was sent before a window closed may be acknowledged late.
+/// How far an acknowledgement may lag, whatever the window.
 const LAGGING: u32 = UNSCALED + 512;
 
 /// What counts of a segment, or of a super-packet of them.
@@ -338,9 +338,11 @@ impl Connection {
             Stage::Opening if !self.picked_up => {
                 *other = End {
                     acknowledged: other.acknowledged,
+                    limit: segment.end.wrapping_add(opener.window),
                     ..End::of_syn(segment)
                 };
                 opener.acknowledged = segment.sequence;
+                opener.limit = opener.sent.wrapping_add(other.window);
                 self.agree_on_scales();
                 self.stage = Stage::Answered;
                 Step::Passed
@@ -443,7 +445,9 @@ impl Connection {
         } else {
             receiver.sent
         };
-        let lagging = sender.window.max(window).max(LAGGING);
+        // A window before what its receiver waits for an acknowledgement of (RFC 5961 §5.2), which is as far behind what it
+        // has sent.
+        let lagging = (2 * sender.window.max(window)).clamp(LAGGING, LARGEST_WINDOW);
         let agrees = self.stage != Stage::Answered || reply || after(acknowledged, sender.acknowledged);
         if after(segment.sequence, sender.limit)
             || receiver.is_seen() && after(lowest, segment.end)
@@ -460,11 +464,12 @@ impl Connection {
         }
         sender.window = sender.window.max(window).max(1);
         sender.sent = later(segment.end, sender.sent);
-        sender.acknowledged = if met {
-            acknowledged
-        } else {
-            later(acknowledged, sender.acknowledged)
-        };
+        if met {
+            sender.acknowledged = acknowledged;
+        } else if !segment.has(SYN) {
+            // Until the handshake is over, the number of the other end's SYN stands there.
+            sender.acknowledged = later(acknowledged, sender.acknowledged);
+        }
         sender.finished |= segment.has(FIN);
         if self.picked_up {
             receiver.sent = later(acknowledged, receiver.sent);

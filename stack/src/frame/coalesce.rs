@@ -132,6 +132,10 @@ fn is_glueable(packet: &[u8], headers: &Headers) -> bool {
     sum.is_correct()
 }
 
+fn ports<'a>(packet: &'a [u8], headers: &Headers) -> Option<&'a [u8; 4]> {
+    packet.get(headers.transport_offset..)?.first_chunk()
+}
+
 fn word(bytes: &[u8], at: usize) -> u32 {
     bytes[at..]
         .first_chunk::<4>()
@@ -161,14 +165,13 @@ impl Train {
     fn is_same_flow(&self, port: PortId, packet: &[u8], headers: &Headers) -> bool {
         let mine = self.frame.packet();
         let addresses = if headers.is_ipv6() { 8..40 } else { 12..20 };
-        let ports = headers.transport_offset..headers.transport_offset + 4;
+        // One with options or extension headers isn't glued, and yet has its place in the flow's order.
+        let ports = ports(packet, headers);
         self.port == port
             && self.headers.protocol == headers.protocol
-            && self.headers.transport_offset == headers.transport_offset
             && self.headers.is_ipv6() == headers.is_ipv6()
-            && packet.len() >= ports.end
             && mine[addresses.clone()] == packet[addresses]
-            && mine[ports.clone()] == packet[ports]
+            && ports.is_some_and(|ports| self::ports(mine, &self.headers) == Some(ports))
     }
 
     /// Appends the payload of a glueable packet of the same flow. False: it can't follow.

@@ -3,7 +3,7 @@
 //!
 //! A flow is made by what begins a connection. For half a minute after the first plan, and after a peer's datapath has
 //! started, it is also made by what is in the middle of one: connections outlive the tables that knew them. Such a packet
-//! may be a reply, so it is judged both ways. Policy has the first word: what it denies is counted under its reason, even
+//! may be a reply, so it is judged both ways; a UDP datagram, which doesn't tell what it is, as it came alone. Policy has the first word: what it denies is counted under its reason, even
 //! if it is part of nothing.
 
 use super::from_port::Came;
@@ -287,7 +287,8 @@ impl Shard {
                 }
                 other => other,
             };
-            let reversed = other.and_then(|origin| {
+            // A datagram would pass by the rules of its answer: nothing in it tells that it is one.
+            let reversed = other.filter(|_| part != Part::Either).and_then(|origin| {
                 let route = judge(policy, key, direction.opposite(), origin).ok()?;
                 leads_back(policy, route.hops[0], seeker.arrival).then_some(Decision {
                     opener: direction.opposite(),
@@ -432,8 +433,8 @@ fn may_go_on(
         Ok(_) => return Ok(()),
         Err(denied) => denied,
     };
-    let may_reply =
-        !matches!(denied, Verdict::Answer(_)) && Part::of(seeker.headers, segment) != Part::Beginning;
+    let part = Part::of(seeker.headers, segment);
+    let may_reply = !matches!(denied, Verdict::Answer(_)) && !matches!(part, Part::Beginning | Part::Either);
     let reversed = may_reply
         && origin_of(policy, key, direction).is_some_and(|origin| {
             judge(policy, key, direction.opposite(), origin)

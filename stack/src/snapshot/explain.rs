@@ -241,9 +241,13 @@ impl Policy {
 
     /// A network, as users know it.
     pub fn network_name(&self, vni: Vni) -> Option<NetworkName> {
-        let network = self.source.networks.iter().find(|network| network.vni == vni)?;
-        Some(NetworkName {
-            vni,
+        self.network_names().find(|network| network.vni == vni)
+    }
+
+    /// All networks, as users know them.
+    pub fn network_names(&self) -> impl Iterator<Item = NetworkName> {
+        self.source.networks.iter().map(|network| NetworkName {
+            vni: network.vni,
             kind: network.kind,
             tenant: network.tenant.clone(),
             name: network.name.clone(),

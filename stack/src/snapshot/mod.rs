@@ -3,9 +3,11 @@
 //! [`Policy`] says who may talk to whom and where packets go; it carries the epoch that flows remember. [`Lanes`] says
 //! by which keys and endpoints peers are reached; a change of it touches no flow.
 //!
-//! The files: `guard` is asked before anything else whether a port may send a packet at all; `policy` (who is where) and `services` (who is who) are looked up; `judge` is the one walk that decides a
-//! flow, by lists of `rules`; `explain` is the same walk, told in names; `edges` asks it about everybody.
+//! The files: `guard` says whether a port may send a packet at all; `policy` (who is where), `services` (who is who) and
+//! `owners` (whom a flow counts for) are looked up; `judge` is the one walk that decides a flow, by lists of `rules`;
+//! `explain` is the same walk, told in names; `edges` asks it about everybody.
 
+mod edges;
 mod explain;
 mod guard;
 mod judge;
@@ -16,6 +18,7 @@ mod services;
 
 pub(crate) use guard::{is_group, is_martian};
 
+pub use edges::{Carrier, Change, Difference, Edge, Edges, End, Passage};
 pub use explain::{Basis, Citation, Explanation, NetworkName, Place, Step};
 pub use policy::{MemberEntry, NetworkEntry, PeerEntry, Policy, PortEntry, PortSlot};
 pub use services::{ServiceEntry, ServiceSlot};

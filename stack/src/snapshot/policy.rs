@@ -321,6 +321,11 @@ impl Policy {
         self.peers.get(&peer)
     }
 
+    /// All peers.
+    pub fn peers(&self) -> impl Iterator<Item = &PeerEntry> {
+        self.source.peers.iter().map(|(_, peer)| peer)
+    }
+
     /// The place of a service that the plan names.
     pub fn service_slot(&self, id: &ServiceId) -> Option<ServiceSlot> {
         self.services.slot(id)

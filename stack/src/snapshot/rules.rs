@@ -142,6 +142,18 @@ impl RuleList {
         self.ipv4.named(true).chain(self.ipv6.named(false))
     }
 
+    /// The prefixes that its rules name and in which an address lies.
+    pub(super) fn prefixes_around(&self, address: IpNet) -> impl Iterator<Item = IpNet> {
+        let family = if address.addr().is_ipv4() {
+            &self.ipv4
+        } else {
+            &self.ipv6
+        };
+        family
+            .lengths_around(address)
+            .filter_map(move |length| Some(IpNet::new(address.addr(), length).ok()?.trunc()))
+    }
+
     /// The tables that `other` meets.
     fn tables(&self, other: &Party) -> impl Iterator<Item = &PortTable> {
         let network = self.networks.get(&other.vni);
@@ -199,6 +211,15 @@ impl Prefixes {
             .iter()
             .take_while(move |length| **length <= inner.prefix_len())
             .filter_map(move |length| self.tables.get(&(*length, bits & mask(*length))))
+    }
+
+    /// The lengths of these prefixes.
+    fn lengths_around(&self, inner: IpNet) -> impl Iterator<Item = u8> {
+        let bits = left_bits(inner);
+        let lengths = self.lengths.iter().copied();
+        lengths
+            .filter(move |length| *length <= inner.prefix_len())
+            .filter(move |length| self.tables.contains_key(&(*length, bits & mask(*length))))
     }
 }
 

@@ -105,8 +105,8 @@ impl Services {
     }
 
     /// All of them, by place.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (ServiceSlot, &ServiceEntry)> {
-        (0..).map(ServiceSlot).zip(&self.entries)
+    pub(super) fn iter(&self) -> impl Iterator<Item = &ServiceEntry> {
+        self.entries.iter()
     }
 
     fn name(&mut self, id: &ServiceId) -> ServiceSlot {

@@ -17,15 +17,15 @@ pub(crate) struct Wire {
 
 pub(crate) struct End {
     pub(crate) active: bool,
-    initial: u32,
+    pub(crate) initial: u32,
     /// Bytes that it has to send.
-    length: u64,
+    pub(crate) length: u64,
     scale: Option<u8>,
     capacity: u64,
     /// The first number that isn't acknowledged; behind the highest that was sent; what the other end has room for.
-    una: u64,
-    max: u64,
-    edge: u64,
+    pub(crate) una: u64,
+    pub(crate) max: u64,
+    pub(crate) edge: u64,
     largest_window: u64,
     /// The other end's initial number, when its SYN has come.
     other: Option<u32>,

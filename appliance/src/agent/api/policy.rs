@@ -92,6 +92,8 @@ pub(crate) struct PolicyDiffQuery {
 pub(crate) struct PolicyDiff {
     /// Live flows that would be cut, and by what.
     pub(crate) cut: Vec<CutFlow>,
+    /// How many more would be cut, beyond those listed.
+    pub(crate) more_cut: u64,
     /// Live flows that would go on.
     pub(crate) kept: u64,
     /// What may pass then and may not now.

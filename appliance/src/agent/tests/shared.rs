@@ -72,6 +72,11 @@ fn a_device_is_made_with_an_address_in_each_network_the_applications_own_first()
         let attachment = commit(&mut agent);
         assert_eq!(planned(&agent), attachment.memberships);
         assert!(!agent.re_attach_needed(&attachment));
+        ask(&mut agent, apply(&document("x, y"))).await;
+        assert!(
+            !agent.re_attach_needed(&attachment),
+            "their order is no matter of the device"
+        );
     });
 }
 
@@ -241,5 +246,31 @@ fn one_document_that_cannot_stand_beside_the_others_changes_nothing() {
             "{refused}"
         );
         assert_eq!(digest(&agent), before);
+    });
+}
+
+#[test]
+fn what_documents_of_the_boot_folder_say_about_a_network_changes_in_all_of_them_at_once() {
+    let bench = Bench::new("boot-together");
+    bench.datapath(|_| None);
+    let folder = bench.folder.join("applications");
+    std::fs::create_dir(&folder).unwrap();
+    let write = |network: &str| {
+        for name in ["a", "b"] {
+            let text = format!(
+                "name: {name}\nnetwork: {{ shared-application-network: {network} }}\nservices: [ {{ name: web }} ]\n"
+            );
+            std::fs::write(folder.join(format!("{name}.yaml")), text).unwrap();
+        }
+    };
+    run(async {
+        write("x");
+        let agent = bench.agent("{ wireguard-port: 41107 }");
+        assert_eq!(agent.boot_problems, [""; 0]);
+        drop(agent);
+        write("{ name: x, vni: 77 }");
+        let agent = bench.agent("{ wireguard-port: 41107 }");
+        assert_eq!(agent.boot_problems, [""; 0]);
+        assert_eq!(network(&agent, "x").vni.get(), 77);
     });
 }
