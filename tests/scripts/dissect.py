@@ -163,6 +163,16 @@ def read(header, data):
     return packet, payload
 
 
+def read_fields(header, data):
+    """One header, as far as scapy can read it: what is behind the fields that we tell doesn't matter."""
+    packet = header()
+    try:
+        packet.do_dissect(data)
+    except Exception:  # noqa: BLE001
+        pass
+    return packet
+
+
 def read_transport(number, data, ipv6):
     view = {"number": number, "available": len(data)}
     if len(data) < 8:
@@ -178,13 +188,13 @@ def read_transport(number, data, ipv6):
             udp, _ = read(UDP, data)
             view["udp"] = {"source": udp.sport, "destination": udp.dport, "length": udp.len}
         elif number == 1 and not ipv6:
-            icmp, _ = read(ICMP, data)
+            icmp = read_fields(ICMP, data)
             view["icmp"] = {"type": icmp.type}
             if icmp.type in (0, 8):
                 view["icmp"]["identifier"] = icmp.id
         elif number == 58 and ipv6:
             message = ICMPv6EchoRequest if data[0] in (128, 129) else ICMPv6Unknown
-            icmp, _ = read(message, data)
+            icmp = read_fields(message, data)
             view["icmp"] = {"type": icmp.type}
             if message is ICMPv6EchoRequest:
                 view["icmp"]["identifier"] = icmp.id
@@ -225,11 +235,7 @@ def read_ipv6(data):
         if len(payload) < 8:
             # scapy would take defaults for what isn't there.
             break
-        header = HEADERS[number]()
-        try:
-            header.do_dissect(payload)
-        except Exception:  # noqa: BLE001: what is behind the fields below doesn't matter
-            pass
+        header = read_fields(HEADERS[number], payload)
         entry["next"] = header.nh
         if number == 44:
             entry.update(length=8, offset=8 * header.offset, more=header.m, identification=header.id)

@@ -220,6 +220,22 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_that_kept_documents_as_text_alone_is_still_read() {
+        let folder = scratch("former");
+        let (journal, _) = Journal::open(&folder).unwrap();
+        journal.save(&record()).unwrap();
+        let written = fs::read_to_string(journal.path()).unwrap();
+        let mut former: serde_json::Value = serde_json::from_str(&written).unwrap();
+        *former.pointer_mut("/record/applications").unwrap() = serde_json::json!(["name: shop\n"]);
+        fs::write(journal.path(), former.to_string()).unwrap();
+        let (opened, read) = Journal::open(&folder).unwrap();
+        assert_eq!(opened.loss(), None);
+        assert_eq!(read.applications[0].text, "name: shop\n");
+        assert_eq!(read.allocations, record().allocations);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
     fn a_damaged_journal_is_set_aside_every_time() {
         let folder = scratch("damaged");
         let (journal, _) = Journal::open(&folder).unwrap();

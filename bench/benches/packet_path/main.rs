@@ -104,6 +104,7 @@ fn find(criterion: &mut Criterion) {
                     services: [None; 2],
                 },
                 opener,
+                revoked: false,
             };
             table.insert(flow, Instant::ZERO).expect("there is room");
         }

@@ -23,6 +23,7 @@ use crate::wire::vxlan::EtherType;
 use crate::wire::{Direction, Endpoints, FlowKey, MacAddr};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 /// Where a packet came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +147,12 @@ pub struct Flow {
     pub owners: Owners,
     /// The direction of the first packet.
     pub opener: Direction,
+    /// A new policy denies it. It is remembered for a while, so that nobody takes it for one that the table doesn't know.
+    pub revoked: bool,
 }
+
+/// How long a flow is remembered that a new policy denies: as long as connections are picked up in their middle.
+pub(crate) const PICK_UP: Duration = Duration::from_secs(30);
 
 impl Flow {
     /// The next hop of a packet that goes in `direction`.
@@ -161,6 +167,10 @@ impl Flow {
 
     /// When it is forgotten unless another packet comes.
     pub fn expires(&self) -> Instant {
-        self.seen + self.tracking.timeout()
+        if self.revoked {
+            self.seen + PICK_UP
+        } else {
+            self.seen + self.tracking.timeout()
+        }
     }
 }

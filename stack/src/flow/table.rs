@@ -295,7 +295,7 @@ impl FlowTable {
             let Some(flow) = self.slots.get(slot).and_then(Option::as_ref) else {
                 continue;
             };
-            let expired = (flow.expires() <= now).then_some(Dispensable::Closed);
+            let expired = (flow.revoked || flow.expires() <= now).then_some(Dispensable::Closed);
             let Some(rank) = expired.or_else(|| flow.tracking.dispensable()) else {
                 continue;
             };

@@ -33,6 +33,8 @@ const LARGEST_SCALE: u8 = 14;
 const UNSCALED: u32 = 65_535;
 /// The largest window there is.
 const LARGEST_WINDOW: u32 = UNSCALED << LARGEST_SCALE;
+/// The least window of an end whose scale isn't known.
+const OVERTAKEN: u32 = 4 << 20;
 /// How far an acknowledgement may lag, whatever the window.
 const LAGGING: u32 = UNSCALED + 512;
 
@@ -504,9 +506,10 @@ impl Connection {
     }
 }
 
-/// The window of an end whose scale isn't known: the largest that it can stand for.
+/// The window of an end whose scale isn't known: the largest that it can stand for; and no less than what may have been
+/// told before by a segment that this one was overtaken by.
 fn loose_window(segment: &Segment) -> u32 {
-    (u32::from(segment.window) << LARGEST_SCALE).max(UNSCALED)
+    (u32::from(segment.window) << LARGEST_SCALE).max(OVERTAKEN)
 }
 
 #[cfg(test)]

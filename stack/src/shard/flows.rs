@@ -3,14 +3,16 @@
 //!
 //! A flow is made by what begins a connection. For half a minute after the first plan, and after a peer's datapath has
 //! started, it is also made by what is in the middle of one: connections outlive the tables that knew them. Such a packet
-//! may be a reply, so it is judged both ways; a UDP datagram, which doesn't tell what it is, as it came alone. Policy has the first word: what it denies is counted under its reason, even
-//! if it is part of nothing.
+//! may be a reply, so it is judged both ways; a UDP datagram, which doesn't tell what it is, as it came alone. Policy has
+//! the first word: what it denies is counted under its reason, even if it is part of nothing.
 
 use super::from_port::Came;
 use super::{Shard, Turn};
 use crate::drop::DropReason;
 use crate::egress::{Egress, ShardId};
-use crate::flow::{Arrival, Flow, FlowIndex, Hop, Passing, Segment, Step, Tracking, TunnelHeaders, Verdict};
+use crate::flow::{
+    Arrival, Flow, FlowIndex, Hop, PICK_UP, Passing, Segment, Step, Tracking, TunnelHeaders, Verdict,
+};
 use crate::plan::{PeerId, Vni};
 use crate::snapshot::{Lanes, Policy};
 use crate::stats::{FlowEnd, FlowPage, FlowReport, PacketExample};
@@ -19,16 +21,12 @@ use crate::wire::{Direction, Endpoints, FlowKey, Headers, Transport, home, quote
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::net::IpAddr;
-use std::time::Duration;
-
-/// How long connections are picked up in their middle.
-const PICK_UP: Duration = Duration::from_secs(30);
 
 /// A packet's flow, found or made.
 pub(super) struct Found {
     pub(super) index: FlowIndex,
     pub(super) hop: Hop,
-    /// The packet's: a fragment's isn't its flow's.
+    /// Where it lives.
     pub(super) home: u32,
 }
 
@@ -147,18 +145,24 @@ impl Shard {
             vni, headers, packet, ..
         } = *seeker;
         let Turn { policy, now, .. } = *turn;
-        if headers.transport == Transport::IcmpError {
-            return self.flow_of_error(seeker, turn);
+        match headers.transport {
+            Transport::IcmpError => return self.flow_of_error(seeker, turn),
+            // Datagrams come here whole.
+            Transport::Fragment => return Err(DropReason::Malformed.into()),
+            Transport::Tcp { .. }
+            | Transport::Udp { .. }
+            | Transport::Echo { .. }
+            | Transport::IcmpOther
+            | Transport::Other => {}
         }
         let (key, direction) = FlowKey::of(vni, &headers.endpoints());
         let live = self.live_flow(policy, &key, now);
         let segment = Segment::of(headers, packet);
-        let is_fragment = headers.transport == Transport::Fragment;
         let home = match live.and_then(|index| self.flows.get(index)) {
-            Some(flow) if !is_fragment => flow.home,
-            _ => home(&key, headers.identification),
+            Some(flow) => flow.home,
+            None => home(&key, 0),
         };
-        if (live.is_none() || is_fragment)
+        if live.is_none()
             && let (Arrival::Port(_), Came::Read) = (seeker.arrival, seeker.came)
             && let Some(shard) = self.elsewhere(policy, &key, home)
         {
@@ -178,7 +182,8 @@ impl Shard {
             }
         }
         let decision = self.decide(policy, &key, direction, seeker, segment.as_ref(), now)?;
-        if let Some(former) = live {
+        // One that is over, or that policy has ended.
+        if let Some(former) = self.flows.find(&key) {
             self.flows.remove(former);
         }
         let reply = direction != decision.opener;
@@ -200,6 +205,7 @@ impl Shard {
             home,
             owners: policy.owners(vni, decision.origin, decision.route.hops[0]),
             opener: decision.opener,
+            revoked: false,
         };
         flow.packets[usize::from(reply)] = passing.packets;
         flow.bytes[usize::from(reply)] = passing.bytes;
@@ -220,8 +226,12 @@ impl Shard {
     /// from where that went (RFC 5508 §4.2); of TCP the packet must be one whose acknowledgement is awaited.
     fn flow_of_error(&mut self, seeker: &Seeker<'_>, turn: &Turn<'_, impl Egress>) -> Result<Found, NotHere> {
         let Seeker { headers, packet, .. } = *seeker;
-        let quote = &packet[headers.payload_offset..headers.total_length];
-        let (key, direction) = name_of_flow(seeker.vni, headers, packet).ok_or(DropReason::NoFlow)?;
+        let named = name_of_flow(seeker.vni, headers, packet).ok_or(DropReason::NoFlow)?;
+        let Named {
+            key,
+            direction,
+            sequence,
+        } = named;
         let live = self.live_flow(turn.policy, &key, turn.now);
         let home = match live.and_then(|index| self.flows.get(index)) {
             Some(flow) => flow.home,
@@ -236,7 +246,6 @@ impl Shard {
         let index = live.ok_or(DropReason::NoFlow)?;
         let flow = self.flows.get(index).ok_or(DropReason::NoFlow)?;
         let quoted = direction.opposite();
-        let sequence = quoted_sequence(quote);
         if !leads_back(turn.policy, flow.hop(quoted), seeker.arrival)
             || !flow.tracking.may_be_quoted(sequence, flow.is_reply(quoted))
         {
@@ -245,7 +254,8 @@ impl Shard {
         self.found(index, direction, home)
     }
 
-    /// Decides about a flow that isn't known here.
+    /// Decides about a flow that isn't live here: as a new one, or as one in its middle. Policy's word about the packet
+    /// comes before the word of what is known about connections.
     fn decide(
         &self,
         policy: &Policy,
@@ -256,59 +266,40 @@ impl Shard {
         now: Instant,
     ) -> Result<Decision, Verdict> {
         let part = Part::of(seeker.headers, segment);
-        let own = judge(policy, key, direction, seeker.arrival);
-        let legal = segment.is_none_or(Segment::has_legal_flags);
-        let own = match own {
-            Err(Verdict::Answer(answer)) => return Err(Verdict::Answer(answer)),
-            Ok(route) if legal && matches!(part, Part::Beginning | Part::Either) => {
-                return Ok(Decision {
-                    opener: direction,
-                    origin: seeker.arrival,
-                    route,
-                    picked_up: false,
-                });
-            }
-            own => own,
+        let origin = seeker.arrival;
+        let own = judge(policy, key, direction, origin);
+        if !segment.is_none_or(Segment::has_legal_flags) {
+            return Err(own.err().unwrap_or(Verdict::Deny(DropReason::TcpFlags)));
+        }
+        let as_it_came = |route, picked_up| Decision {
+            opener: direction,
+            origin,
+            route,
+            picked_up,
         };
         let other = origin_of(policy, key, direction);
-        let peer = [Some(seeker.arrival), other]
-            .into_iter()
-            .flatten()
-            .find_map(peer_of);
-        if legal && part != Part::Beginning && self.pick_up.is_open(peer, now) {
-            let as_it_came = match own {
-                Ok(route) if part != Part::Reply => {
-                    return Ok(Decision {
-                        opener: direction,
-                        origin: seeker.arrival,
-                        route,
-                        picked_up: true,
-                    });
-                }
-                other => other,
-            };
-            // A datagram would pass by the rules of its answer: nothing in it tells that it is one.
-            let reversed = other.filter(|_| part != Part::Either).and_then(|origin| {
-                let route = judge(policy, key, direction.opposite(), origin).ok()?;
-                leads_back(policy, route.hops[0], seeker.arrival).then_some(Decision {
-                    opener: direction.opposite(),
-                    origin,
-                    route,
-                    picked_up: true,
-                })
-            });
-            if let Some(decision) = reversed {
-                return Ok(decision);
-            }
-            as_it_came?;
-        } else {
-            own?;
+        let peer = [Some(origin), other].into_iter().flatten().find_map(peer_of);
+        let picks_up = self.pick_up.is_open(peer, now) && !self.is_revoked(key);
+        let denial = match (own, part) {
+            (Err(Verdict::Answer(answer)), _) => return Err(Verdict::Answer(answer)),
+            (Ok(route), Part::Beginning | Part::Either) => return Ok(as_it_came(route, false)),
+            (Ok(route), Part::Middle) if picks_up => return Ok(as_it_came(route, true)),
+            (Ok(_), Part::Middle | Part::Reply) => Verdict::Deny(match segment {
+                Some(_) => DropReason::MidStream,
+                None => DropReason::NoFlow,
+            }),
+            (Err(denial), _) => denial,
+        };
+        // A datagram would pass by the rules of its answer: nothing in it tells that it is one.
+        if !picks_up || matches!(part, Part::Beginning | Part::Either) {
+            return Err(denial);
         }
-        Err(Verdict::Deny(match (legal, segment) {
-            (false, _) => DropReason::TcpFlags,
-            (true, Some(_)) => DropReason::MidStream,
-            (true, None) => DropReason::NoFlow,
-        }))
+        reversed(policy, key, direction, origin).ok_or(denial)
+    }
+
+    fn is_revoked(&self, key: &FlowKey) -> bool {
+        let known = self.flows.find(key).and_then(|index| self.flows.get(index));
+        known.is_some_and(|flow| flow.revoked)
     }
 
     /// The other shard on which a flow of ports lives, if it isn't this one.
@@ -339,37 +330,42 @@ impl Shard {
             Transport::Udp { .. } | Transport::Echo { .. } | Transport::IcmpOther | Transport::Other => false,
         };
         let named = name_of_flow(vni, headers, packet);
-        is_exempt || named.is_some_and(|(key, _)| self.live_flow(turn.policy, &key, turn.now).is_some())
+        is_exempt || named.is_some_and(|named| self.live_flow(turn.policy, &named.key, turn.now).is_some())
     }
 
-    /// The flow with this key, unless it has expired or the policy in force ends it; then it is forgotten here, and the
-    /// packet at hand is judged as a first one.
+    /// The flow with this key, unless it has expired or the policy in force ends it; then the packet at hand is judged as
+    /// a first one.
     fn live_flow(&mut self, policy: &Policy, key: &FlowKey, now: Instant) -> Option<FlowIndex> {
         let index = self.flows.find(key)?;
         let flow = self.flows.get(index)?;
-        let lives = flow.expires() > now && (flow.epoch == policy.epoch() || self.judge_again(policy, index));
-        if !lives {
+        if flow.expires() <= now {
             self.flows.remove(index);
+            return None;
         }
-        lives.then_some(index)
+        if flow.epoch != policy.epoch() {
+            self.judge_again(policy, index, now);
+        }
+        self.flows.get(index).filter(|flow| !flow.revoked).map(|_| index)
     }
 
-    /// Judges a live flow under a new policy, as its first packet was; false when it may not be any more.
-    fn judge_again(&mut self, policy: &Policy, index: FlowIndex) -> bool {
+    /// Judges a flow under a new policy, as its first packet was.
+    fn judge_again(&mut self, policy: &Policy, index: FlowIndex, now: Instant) {
         let Some(flow) = self.flows.get_mut(index) else {
-            return false;
+            return;
         };
+        flow.epoch = policy.epoch();
         let Ok(route) = judge(policy, &flow.key, flow.opener, flow.origin) else {
-            return false;
+            flow.revoked = true;
+            flow.seen = now;
+            return;
         };
         let owners = policy.owners(flow.key.vni(), flow.origin, route.hops[0]);
+        flow.revoked = false;
         flow.hops = route.hops;
         flow.tunnel = route.tunnel;
-        flow.epoch = policy.epoch();
         if flow.owners != owners {
             self.flows.assign(index, owners);
         }
-        true
     }
 
     /// The live flows of a part of the table: `slots` places from place `from` on. It looks at no more than that, so that
@@ -379,7 +375,10 @@ impl Shard {
         let (flows, next) = self.flows.page(from, slots);
         let report = |flow: &Flow| self.report_flow(flow, policy, now);
         FlowPage {
-            flows: flows.filter(|flow| flow.expires() > now).map(report).collect(),
+            flows: flows
+                .filter(|flow| !flow.revoked && flow.expires() > now)
+                .map(report)
+                .collect(),
             next,
         }
     }
@@ -435,12 +434,24 @@ fn may_go_on(
     };
     let part = Part::of(seeker.headers, segment);
     let may_reply = !matches!(denied, Verdict::Answer(_)) && !matches!(part, Part::Beginning | Part::Either);
-    let reversed = may_reply
-        && origin_of(policy, key, direction).is_some_and(|origin| {
-            judge(policy, key, direction.opposite(), origin)
-                .is_ok_and(|route| leads_back(policy, route.hops[0], seeker.arrival))
-        });
-    if reversed { Ok(()) } else { Err(denied) }
+    if may_reply && reversed(policy, key, direction, seeker.arrival).is_some() {
+        Ok(())
+    } else {
+        Err(denied)
+    }
+}
+
+/// How a packet that came from `arrival` is allowed as a reply, if it is.
+fn reversed(policy: &Policy, key: &FlowKey, direction: Direction, arrival: Arrival) -> Option<Decision> {
+    let origin = origin_of(policy, key, direction)?;
+    let opener = direction.opposite();
+    let route = judge(policy, key, opener, origin).ok()?;
+    leads_back(policy, route.hops[0], arrival).then_some(Decision {
+        opener,
+        origin,
+        route,
+        picked_up: true,
+    })
 }
 
 /// Where a packet would come from that went the other way.
@@ -463,32 +474,38 @@ fn peer_of(arrival: Arrival) -> Option<PeerId> {
     }
 }
 
-/// The key of a packet's flow, and which way the packet goes. An ICMP error belongs to the flow of the packet it quotes,
-/// and goes against it; its own source isn't in the key, so it must come from where that packet went. `None`: an error
-/// about nothing.
-fn name_of_flow(vni: Vni, headers: &Headers, packet: &[u8]) -> Option<(FlowKey, Direction)> {
-    if headers.transport != Transport::IcmpError {
-        return Some(FlowKey::of(vni, &headers.endpoints()));
-    }
-    let quote = quoted::parse(&packet[headers.payload_offset..headers.total_length])?.endpoints;
-    let (key, direction) = FlowKey::of(vni, &quote);
-    (quote.source == headers.destination).then_some((key, direction.opposite()))
+/// The flow that a packet names, and which way the packet goes. An ICMP error belongs to the flow of the packet it quotes,
+/// and goes against it; its own source isn't in the key, so it must come from where that packet went.
+struct Named {
+    key: FlowKey,
+    direction: Direction,
+    /// Of the TCP segment that an ICMP error quotes.
+    sequence: Option<u32>,
 }
 
-/// The TCP sequence number in the packet that an ICMP error quotes.
-fn quoted_sequence(quote: &[u8]) -> Option<u32> {
-    let transport = match quote.first()? >> 4 {
-        4 => usize::from(quote.first()? & 0x0f) * 4,
-        _ => 40,
-    };
-    let sequence = quote.get(transport + 4..)?.first_chunk::<4>()?;
-    Some(u32::from_be_bytes(*sequence))
+/// `None`: an error about nothing, or one that isn't told to whom it is about.
+fn name_of_flow(vni: Vni, headers: &Headers, packet: &[u8]) -> Option<Named> {
+    if headers.transport != Transport::IcmpError {
+        let (key, direction) = FlowKey::of(vni, &headers.endpoints());
+        return Some(Named {
+            key,
+            direction,
+            sequence: None,
+        });
+    }
+    let quote = quoted::parse(&packet[headers.payload_offset..headers.total_length])?;
+    let (key, direction) = FlowKey::of(vni, &quote.endpoints);
+    (quote.endpoints.source == headers.destination).then_some(Named {
+        key,
+        direction: direction.opposite(),
+        sequence: quote.tcp_sequence,
+    })
 }
 
 /// The home of a packet that has no flow at hand.
 pub(super) fn home_of(vni: Vni, headers: &Headers, packet: &[u8]) -> u32 {
     let named = name_of_flow(vni, headers, packet);
-    named.map_or(0, |(key, _)| home(&key, headers.identification))
+    named.map_or(0, |named| home(&named.key, headers.identification))
 }
 
 /// Whether a packet that arrived this way comes from where `hop` leads.

@@ -140,6 +140,11 @@ fn plan(own: u8, other: u8) -> Plan {
 }
 
 fn host(own: u8, other: u8) -> Host {
+    host_since(own, other, now())
+}
+
+/// A host whose first plan came at `start`.
+fn host_since(own: u8, other: u8, start: Instant) -> Host {
     let config = ShardConfig {
         id: ShardId(0),
         count: NonZeroU8::MIN,
@@ -155,7 +160,7 @@ fn host(own: u8, other: u8) -> Host {
         address: underlay(own),
     };
     let snapshot = Snapshot::compile(&plan(own, other), None);
-    host.shard.install(snapshot, now(), &mut host.out);
+    host.shard.install(snapshot, start, &mut host.out);
     host
 }
 

@@ -210,6 +210,11 @@ impl Reassembly {
         self.slots.len() - self.free.len()
     }
 
+    /// Fragments that wait for the rest.
+    pub fn fragments(&self) -> usize {
+        self.slots.iter().map(|slot| usize::from(slot.fragments)).sum()
+    }
+
     /// Bytes of memory in which fragments wait.
     pub fn bytes(&self) -> usize {
         self.blocks.in_use() * Bounds::BLOCK

@@ -165,7 +165,8 @@ impl Headers {
             return Err(DropReason::Malformed);
         }
         let mut sum = Sum::default();
-        sum.add(&packet[..header_length]);
+        sum.add(header);
+        sum.add(&packet[IPV4_HEADER..header_length]);
         if !sum.is_correct() {
             return Err(DropReason::BadChecksum);
         }

@@ -17,15 +17,15 @@ pub(crate) struct Wire {
 
 pub(crate) struct End {
     pub(crate) active: bool,
-    pub(crate) initial: u32,
+    initial: u32,
     /// Bytes that it has to send.
-    pub(crate) length: u64,
+    length: u64,
     scale: Option<u8>,
     capacity: u64,
     /// The first number that isn't acknowledged; behind the highest that was sent; what the other end has room for.
-    pub(crate) una: u64,
-    pub(crate) max: u64,
-    pub(crate) edge: u64,
+    una: u64,
+    max: u64,
+    edge: u64,
     largest_window: u64,
     /// The other end's initial number, when its SYN has come.
     other: Option<u32>,
@@ -243,7 +243,7 @@ impl End {
                 self.scaled = self.scale.is_some() && wire.scale.is_some();
                 self.other_scale = wire.scale.unwrap_or(0);
                 self.next = 1;
-                self.told = 1;
+                self.told += 1;
                 self.edge = 1 + u64::from(wire.window);
                 self.largest_window = u64::from(wire.window);
             }

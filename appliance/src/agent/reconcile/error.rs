@@ -113,6 +113,21 @@ pub(crate) enum PlanError {
         /// The network's number.
         vni: Vni,
     },
+    /// The number that a peer's entry names is another network's.
+    #[error(
+        "peer {peer} is a member of the network of {application} by VNI {vni}, which is {other} here: set {}, or take \
+         {application} out of the peer's entry", other.setting("vni")
+    )]
+    PeerOtherNetwork {
+        /// The peer.
+        peer: String,
+        /// Whose network its entry names.
+        application: ApplicationKey,
+        /// Which network has the number.
+        other: NetworkKey,
+        /// The number.
+        vni: Vni,
+    },
     /// A peer claims this host's ordinal.
     #[error(
         "peer {peer} has ordinal {ordinal}, which is this host's own: every host of a site needs another one"

@@ -13,7 +13,7 @@ mod underlay_mtu;
 pub(crate) use allocation::{Allocations, PeerNumbers, name_in};
 pub(crate) use error::{PlanError, PlanErrors};
 pub(crate) use networks::{
-    Indices, NetworkKey, memberships, network_numbers, network_vni, networks, shared_numbers,
+    Indices, NetworkKey, Networks, memberships, network_numbers, network_vni, networks, shared_numbers,
 };
 pub(crate) use site::{Conflict, KnownHost, KnownHosts, learn};
 pub(crate) use underlay_mtu::{Family, fragments_outside, inner_mtu};
@@ -155,7 +155,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanErrors> {
     networks::check(inputs.host, inputs.applications, &networks, &mut errors);
     let services = services::services(inputs, &networks, &mut errors);
     let instances = instances(inputs, &mut errors);
-    let mut peers = peers(inputs, &mut errors);
+    let mut peers = peers(inputs, &networks, &mut errors);
     let site = site::site(inputs, &networks, &mut errors);
     peers.extend(site.peers);
     if !errors.is_empty() {
@@ -242,7 +242,7 @@ fn instances(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Instance> 
     instances
 }
 
-fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Peer> {
+fn peers(inputs: &Inputs<'_>, networks: &Networks, errors: &mut Vec<PlanError>) -> Vec<Peer> {
     let mut peers = Vec::new();
     for document in &inputs.host.cluster.peers {
         if document.ordinal == inputs.host.ordinal {
@@ -251,7 +251,7 @@ fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Peer> {
                 ordinal: document.ordinal,
             });
         }
-        let networks = peer_networks(inputs, document, errors);
+        let networks = peer_networks(inputs, networks, document, errors);
         let Some(id) = inputs.peers.get(&document.public_key) else {
             errors.push(PlanError::PeerWithoutNumber {
                 peer: document.name.clone(),
@@ -278,7 +278,12 @@ fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Peer> {
     peers
 }
 
-fn peer_networks(inputs: &Inputs<'_>, peer: &PeerDocument, errors: &mut Vec<PlanError>) -> PeerNetworks {
+fn peer_networks(
+    inputs: &Inputs<'_>,
+    networks: &Networks,
+    peer: &PeerDocument,
+    errors: &mut Vec<PlanError>,
+) -> PeerNetworks {
     let PeerNetworksDocument::Only(named) = &peer.networks else {
         return PeerNetworks::All;
     };
@@ -303,6 +308,19 @@ fn peer_networks(inputs: &Inputs<'_>, peer: &PeerDocument, errors: &mut Vec<Plan
             (Some(vni), _) | (None, Some(vni)) => vni,
             (None, None) => derive_vni(&key.tenant, NetworkKind::Application, &key.name),
         };
+        // The network that it means isn't here; another one that is must not be taken for it.
+        let other = networks
+            .iter()
+            .find(|(_, network)| applied.is_none() && network.vni == vni);
+        if let Some((other, _)) = other {
+            errors.push(PlanError::PeerOtherNetwork {
+                peer: peer.name.clone(),
+                application: key,
+                other: other.clone(),
+                vni,
+            });
+            continue;
+        }
         vnis.insert(vni);
     }
     PeerNetworks::Only(vnis)

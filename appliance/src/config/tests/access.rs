@@ -2,6 +2,7 @@
 
 use crate::config::access::{NetworkSelector, SelectorDocument};
 use crate::config::application::{self, NetworkName};
+use proptest::prelude::*;
 use std::path::Path;
 use tidegate_fixtures as fixtures;
 use tidegate_stack::plan::{Action, Limits, OnDeny, PortRange, ProtocolMatch, ServiceId};
@@ -133,4 +134,94 @@ fn ten_thousand_rules_are_read_in_the_time_that_their_number_takes() {
     let rules = documents[0].services[0].network.inbound.as_ref();
     assert_eq!(rules.map(|access| access.rules.len()), Some(10_000));
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+/// A rule as it is written, and what it matches: of each protocol the ports, of ICMP and of what has no name "port" 0.
+#[derive(Clone, Debug)]
+struct Written {
+    selector: usize,
+    protocols: Vec<(usize, u16, u16)>,
+    action: &'static str,
+}
+
+/// Selectors, and those that match at least as much.
+const SELECTORS: [(&str, &[usize]); 6] = [
+    ("{ service: x }", &[0, 1]),
+    ("{ application: a }", &[1]),
+    ("{ network: a }", &[2]),
+    ("10.1.0.0/16", &[3, 4]),
+    ("10.0.0.0/8", &[4]),
+    ("fd00::1", &[5]),
+];
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "icmp"];
+
+impl Written {
+    fn text(&self) -> String {
+        let protocol = |(name, first, length): &(usize, u16, u16)| match PROTOCOLS[*name] {
+            "icmp" => "{ name: icmp }".to_owned(),
+            name => format!("{{ name: {name}, port-ranges: {first}-{} }}", first + length),
+        };
+        let protocols: Vec<_> = self.protocols.iter().map(protocol).collect();
+        let protocols = if protocols.is_empty() {
+            String::new()
+        } else {
+            format!(", protocols: [ {} ]", protocols.join(", "))
+        };
+        format!(
+            "{{ from: {}, action: {}{protocols} }}",
+            SELECTORS[self.selector].0, self.action
+        )
+    }
+
+    fn matches(&self, protocol: usize, port: u16) -> bool {
+        let named = |(name, first, length): &(usize, u16, u16)| {
+            *name == protocol && (protocol == 2 || (*first..=first + length).contains(&port))
+        };
+        self.protocols.is_empty() || self.protocols.iter().any(named)
+    }
+
+    /// Whether earlier rules match all of it, found out one protocol and port after the other.
+    fn is_dead_after(&self, earlier: &[Self]) -> bool {
+        let wider = SELECTORS[self.selector].1;
+        let mut points = (0..4).flat_map(|protocol| (1..=20).map(move |port| (protocol, port)));
+        points.all(|(protocol, port)| {
+            !self.matches(protocol, port)
+                || earlier
+                    .iter()
+                    .any(|rule| wider.contains(&rule.selector) && rule.matches(protocol, port))
+        })
+    }
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    let protocols = prop::collection::vec((0..3_usize, 1..12_u16, 0..6_u16), 0..3);
+    (
+        0..SELECTORS.len(),
+        protocols,
+        prop::sample::select(vec!["allow", "deny"]),
+    )
+        .prop_map(|(selector, protocols, action)| Written {
+            selector,
+            protocols,
+            action,
+        })
+}
+
+proptest! {
+    #[test]
+    fn the_rules_that_are_told_are_those_that_nothing_reaches(rules in prop::collection::vec(written(), 1..10)) {
+        let mut text = "name: a\nservices:\n- name: x\n  network:\n    inbound-access:\n      rules:\n".to_owned();
+        for rule in &rules {
+            text.push_str(&format!("      - {}\n", rule.text()));
+        }
+        let told: Vec<_> = match application::parse(Path::new("a.yaml"), &text) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems.iter().filter_map(|problem| problem.place).map(|place| place.line).collect(),
+        };
+        let dead: Vec<_> = (0..rules.len())
+            .filter(|index| rules[*index].is_dead_after(&rules[..*index]))
+            .map(|index| index + 7)
+            .collect();
+        prop_assert_eq!(told, dead, "{}", text);
+    }
 }

@@ -51,6 +51,7 @@ fn flow(port: u16, tracking: Tracking, seen: u64) -> Flow {
             services: [None; 2],
         },
         opener,
+        revoked: false,
     }
 }
 

@@ -5,6 +5,14 @@ use crate::plan::{Access, Action, Limits, OnDeny, PortRange, ProtocolMatch, Rule
 use crate::responder::icmp::{self, IcmpError};
 use crate::wire::tcp_flags;
 
+/// Hosts that have known their connections for long: they pick up none.
+fn pair() -> (Host, Host) {
+    let start = now() - Duration::from_secs(40);
+    let (mut first, mut second) = (host_since(1, 2, start), host_since(2, 1, start));
+    settle(&mut first, &mut second);
+    (first, second)
+}
+
 const SERVICE: [u8; 4] = [172, 19, 0, 1];
 
 /// TCP 5432 from anybody, and nothing else.

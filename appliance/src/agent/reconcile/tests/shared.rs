@@ -423,3 +423,18 @@ fn rules_and_members_are_in_one_order_whatever_that_of_the_inputs() {
     world.know("edge-3", host);
     assert_eq!(first, serde_json::to_vec(&world.plan().unwrap()).unwrap());
 }
+
+#[test]
+fn a_peer_of_one_network_is_no_member_of_another_that_has_its_number() {
+    let entry = format!(
+        "{{ name: plc, ordinal: 200, public-key: \"{KEY}\", networks: [ {{ application: later, tenant: acme, vni: 4242 }} ] }}"
+    );
+    assert_eq!(World::new(&entry, &sharing("a", "x")).errors(), "");
+    let errors = World::new(&entry, &sharing("a", "{ name: x, vni: 4242 }")).errors();
+    assert!(
+        errors.contains(
+            "peer plc is a member of the network of acme/later by VNI 4242, which is the shared network acme/x here"
+        ),
+        "{errors}"
+    );
+}
