@@ -1,23 +1,23 @@
 """Packets that no honest sender makes, each with what must become of it: the adversarial suite.
 
-    adversary.py table            every case as JSON: what it is, what tidegate and Linux make of it, and why they differ
-    adversary.py send WORLD       sends the cases whose names come in, one a line, and answers each with a line of JSON
+    adversary.py table          every case as JSON: what it is, what tidegate and Linux make of it, and why they differ
+    adversary.py send WORLD     sends the cases whose names come in, one a line, and answers each with a line of JSON
 
-A world is a JSON file that says where the parts of a case are: `parts` (web, other, open, near, db, near-db: namespace,
-addresses, and the next hop's MAC where the device is an Ethernet), and `between`, the addresses of what stands between
-them: `gateway`, the service address or the router's own on web's side, and `host`, the host's own or the router's other. The same cases run in two worlds: a lab of tidegate, and a Linux router with
-nftables, which is the reference.
+A world is a JSON file that says where the parts of a case are: `parts` (namespace, addresses, and the next hop's MAC
+where the device is an Ethernet), and `between`, the addresses of what stands between them: `gateway`, the service
+address or the router's own on web's side, and `host`, the host's own or the router's other. The same cases run in two
+worlds: a lab of tidegate, and a Linux router with nftables, which is the reference. The parts:
 
-    web     an instance of ours that attacks, and may talk to db on TCP 5432
-    other   an instance that may not talk to db
-    open    an instance that takes everything, on another host than web; near: one on web's own host
-    db      on another host; takes TCP 5432 from web, and nothing else; near-db: one on web's own host
+    web       an instance of ours that attacks, and may talk to db on TCP 5432
+    other     an instance beside it that may not talk to db
+    open      an instance that takes everything, on another host than web; near: one on web's own host
+    db        takes TCP 5432 from web and nothing else, on another host; near-db: one on web's own host
 
 A packet of a case bears a mark, by which the test finds it wherever it turns up: DSCP 45, more hops to live than any
 kernel gives, and the IPv4 identification or IPv6 flow label `case · 256 + try`. Nothing of a case may arrive anywhere,
-and the counter of the reason that stands in the table rises by the packets sent, no other with it. Controls are of the
-same make and well-formed: of each try something arrives, whole or cut anew. A case around a live connection also tells whether that connection still
-carries data both ways afterwards.
+and the counter of the reason that stands in the table rises by the packets sent, no other with it. Controls are of
+the same make and well-formed: of each try something arrives, whole or cut anew. A case around a live connection also
+tells whether that connection still carries data both ways afterwards.
 
 Where Linux does otherwise, the case says why; a difference without a word fails the test.
 """
@@ -41,7 +41,7 @@ DROPS, FORWARDS = "drops", "forwards"
 TRIES = 3
 
 
-# ---- where a case is sent ---------------------------------------------------------------------------------------------
+# ---- where a case is sent --------------------------------------------------------------------------------
 
 
 class World:
@@ -106,9 +106,10 @@ def enter(namespace):
 
 
 class Live:
-    """A TCP connection from web to db that two kernels keep."""
+    """A TCP connection from web that two kernels keep."""
 
-    def __init__(self, world, family, to="db"):
+    def __init__(self, world, family, to):
+        self.to = to
         kind = socket.AF_INET if family == 4 else socket.AF_INET6
         self.client = world.socket("web", kind, socket.SOCK_STREAM)
         self.client.settimeout(3)
@@ -144,7 +145,7 @@ class Live:
         return numbers
 
 
-# ---- what cases are made of -------------------------------------------------------------------------------------------
+# ---- what cases are made of ------------------------------------------------------------------------------
 
 
 @dataclass
@@ -158,7 +159,7 @@ class Case:
     why: str  # of a difference
     by: str
     tries: int
-    live: bool
+    live: str  # to whom web has a live connection; nothing: it needs none
     counted: int  # packets that are counted under the reason, when it isn't all that don't wait
     kept: int  # packets that wait, and are counted under fragment-timeout when that is over
     passes: bool  # whether something of each try arrives
@@ -169,7 +170,9 @@ CASES = []
 GROUP = ""
 
 
-def case(name, ours, linux=DROPS, why="", families=(4, 6), by="web", tries=TRIES, live=False, counted=None, kept=0, passes=None):
+def case(
+    name, ours, linux=DROPS, why="", families=(4, 6), by="web", tries=TRIES, live="", counted=None, kept=0, passes=None
+):
     """Puts a case in the table, once for each family; what differs between them is a dictionary by family."""
 
     def register(make):
@@ -274,7 +277,7 @@ def pieces(world, family, mark, *bounds, payload=None, protocol=17, **route):
     ]
 
 
-# ---- fragments --------------------------------------------------------------------------------------------------------
+# ---- fragments -------------------------------------------------------------------------------------------
 
 group("fragments")
 
@@ -305,6 +308,11 @@ DUPLICATE = "Linux takes a fragment inside of one that is there for its duplicat
 WHOLE = "conntrack puts the datagram together before it looks, and cuts it anew behind"
 
 
+@case("the second fragment overlaps the first, on the same host", "fragment-overlap")
+def _(world, family, mark):
+    return pieces(world, family, mark, (0, 48), (40, 96), destination="near")
+
+
 @case("a fragment inside of the first", "fragment-overlap", FORWARDS, DUPLICATE)
 def _(world, family, mark):
     return pieces(world, family, mark, (0, 64), (24, 48), (64, 96))
@@ -320,12 +328,15 @@ def _(world, family, mark):
     return pieces(world, family, mark, (0, 48), (72, 96), (48, 80))
 
 
-@case("a fragment behind the last one", "fragment-overlap", {4: DROPS, 6: FORWARDS}, {6: "Linux leaves out the one, and goes on"})
+LEFT_OUT = {6: "Linux leaves out the one, and goes on"}
+
+
+@case("a fragment behind the last one", "fragment-overlap", {4: DROPS, 6: FORWARDS}, LEFT_OUT)
 def _(world, family, mark):
     return pieces(world, family, mark, (48, 96, False), (96, 112, True), (0, 48))
 
 
-@case("two ends of one datagram", "fragment-overlap", {4: DROPS, 6: FORWARDS}, {6: "Linux leaves out the one, and goes on"})
+@case("two ends of one datagram", "fragment-overlap", {4: DROPS, 6: FORWARDS}, LEFT_OUT)
 def _(world, family, mark):
     return pieces(world, family, mark, (48, 96, False), (64, 80, False), (0, 48))
 
@@ -343,7 +354,8 @@ def _(world, family, mark):
     return [first, *pieces(world, family, mark, (0, 48, True), payload=other), last]
 
 
-@case("a first fragment that ends within the TCP header", "fragment-header", {4: FORWARDS, 6: DROPS}, {4: WHOLE}, kept=TRIES)
+@case("a first fragment that ends within the TCP header", "fragment-header", {4: FORWARDS, 6: DROPS}, {4: WHOLE},
+      kept=TRIES)
 def _(world, family, mark):
     segment = tcp(world, family, mark, length=40)
     return pieces(world, family, mark, (0, 16), (16, 60), payload=segment, protocol=6)
@@ -356,9 +368,10 @@ def _(world, family, mark):
     return pieces(world, family, mark, (0, 8), (8, 60), payload=segment, protocol=6)
 
 
-# Of IPv4 the one fragment is dropped for where it lies (RFC 3128 §3); what is whole without it goes on as it was judged.
-@case("a TCP header rewritten by a fragment at offset 8", {4: "fragment-header", 6: "fragment-overlap"}, FORWARDS, {6: DUPLICATE},
-      counted={4: TRIES}, passes={4: True, 6: False})
+# Of IPv4 the one fragment is dropped for where it lies (RFC 3128 §3); what is whole without it goes on as it was
+# judged.
+@case("a TCP header rewritten by a fragment at offset 8", {4: "fragment-header", 6: "fragment-overlap"}, FORWARDS,
+      {6: DUPLICATE}, counted={4: TRIES}, passes={4: True, 6: False})
 def _(world, family, mark):
     segment = tcp(world, family, mark, length=44)
     other = tcp(world, family, mark, length=44, flags="A")
@@ -414,12 +427,17 @@ def _(world, family, mark):
     return pieces(world, family, mark, (0, 1200), (1200, 2008), payload=request, protocol=kind)
 
 
+@case("control: a UDP datagram in fragments, on the same host", None, FORWARDS)
+def _(world, family, mark):
+    return pieces(world, family, mark, (0, 32), (32, 96), destination="near")
+
+
 @case("control: an atomic fragment (RFC 6946)", None, FORWARDS, families=(6,))
 def _(world, family, mark):
     return pieces(world, 6, mark, (0, 96))
 
 
-# ---- IPv6 extension headers -------------------------------------------------------------------------------------------
+# ---- IPv6 extension headers ------------------------------------------------------------------------------
 
 group("extension headers")
 
@@ -463,7 +481,8 @@ def _(world, _family, mark):
     return [ipv6(world, mark, "open", 43, routing(17, 4, 1), udp(world, 6, mark))]
 
 
-@extension("ESP", "extension-header", FORWARDS, "open takes every protocol here; we carry nothing whose inside nobody sees")
+@extension("ESP", "extension-header", FORWARDS,
+           "open takes every protocol here; we carry nothing whose inside nobody sees")
 def _(world, _family, mark):
     return [ipv6(world, mark, "open", 50, struct.pack("!II", 1, 1), text(32))]
 
@@ -542,7 +561,7 @@ def _(world, _family, mark):
     return [ipv6(world, mark, "open", 43, routing(17, 2), udp(world, 6, mark))]
 
 
-# ---- IPv4 options -----------------------------------------------------------------------------------------------------
+# ---- IPv4 options ----------------------------------------------------------------------------------------
 
 group("options")
 
@@ -576,8 +595,10 @@ def option(name, octets, *arguments):
 SLOTS = bytes([198, 51, 100, 1, 198, 51, 100, 2])
 option("a loose source route", bytes([131, 11, 4]) + SLOTS, "ip-options")
 option("a strict source route", bytes([137, 11, 4]) + SLOTS, "ip-options")
-option("a recorded route", bytes([7, 11, 4]) + bytes(8), "ip-options", FORWARDS, "Linux writes its address into it, as RFC 791 wants")
-option("timestamps", bytes([68, 12, 5, 0]) + bytes(8), "ip-options", FORWARDS, "Linux writes the time into it, as RFC 791 wants")
+option("a recorded route", bytes([7, 11, 4]) + bytes(8), "ip-options", FORWARDS,
+       "Linux writes its address into it, as RFC 791 wants")
+option("timestamps", bytes([68, 12, 5, 0]) + bytes(8), "ip-options", FORWARDS,
+       "Linux writes the time into it, as RFC 791 wants")
 option("a security label", bytes([130, 11]) + bytes(9), "ip-options", FORWARDS, "Linux carries what it doesn't know")
 option("an unknown option", bytes([0x9E, 4, 0, 0]), "ip-options", FORWARDS, "Linux carries what it doesn't know")
 option("a recorded route longer than the header", bytes([7, 40, 4, 0]), "ip-options")
@@ -588,7 +609,7 @@ option("control: no-operations", bytes([1, 1, 1, 0]), None, FORWARDS)
 option("control: router alert", bytes([148, 4, 0, 0]), None, FORWARDS)
 
 
-# ---- lengths and other lies -------------------------------------------------------------------------------------------
+# ---- lengths and other lies ------------------------------------------------------------------------------
 
 group("malformed")
 
@@ -654,7 +675,7 @@ def _(world, family, mark):
     return [whole(world, family, mark, 17, udp(world, family, mark)) + bytes(10)]
 
 
-# ---- spoofed sources --------------------------------------------------------------------------------------------------
+# ---- spoofed sources -------------------------------------------------------------------------------------
 
 group("spoofing")
 
@@ -689,7 +710,7 @@ spoofed("a link-local address, IPv6", 6, "fe80::1", "source-not-own")
 
 
 @case("a neighbour's reset, with its sequence", "source-not-own", FORWARDS, SEGMENT + "; the connection breaks",
-      by="other", live=True)
+      by="other", live="db")
 def _(world, family, mark):
     live = world.live
     segment = tcp(world, family, mark, "db", "web", sport=live.port, dport=5432, flags="R", seq=live.sent)
@@ -712,7 +733,7 @@ towards("to the host's own address", "outbound-denied", {4: "host", 6: "host"}, 
 towards("to a network that isn't the sender's", "outbound-denied", {4: "198.51.100.7", 6: "2001:db8:77::7"})
 
 
-# ---- who may talk to whom ---------------------------------------------------------------------------------------------
+# ---- who may talk to whom --------------------------------------------------------------------------------
 
 group("micro-segmentation")
 
@@ -751,7 +772,7 @@ def _(world, family, mark):
     return [whole(world, family, mark, 6, tcp(world, family, mark, "db", dport=5432), destination="db")]
 
 
-# ---- TCP --------------------------------------------------------------------------------------------------------------
+# ---- TCP -------------------------------------------------------------------------------------------------
 
 group("TCP")
 
@@ -775,16 +796,16 @@ flags("a reset of no connection", "R", "mid-stream")
 flags("a reset with ACK of no connection", "RA", "mid-stream", ack=1)
 
 
-def around(name, ours, linux=DROPS, why="", by="web", **fields):
+def around(name, ours, linux=DROPS, why="", to="db", **fields):
     """A segment of a live connection, with fields that are functions of it."""
 
-    @case(name, ours, linux, why, by=by, live=True)
+    @case(name, ours, linux, why, live=to)
     def _(world, family, mark):
         live = world.live
         values = {key: value(live) if callable(value) else value for key, value in fields.items()}
         values = {"seq": live.sent, "ack": live.received, "window": 500, **values}
-        segment = tcp(world, family, mark, "db", sport=live.port, dport=5432, **values)
-        return [whole(world, family, mark, 6, segment, destination="db")]
+        segment = tcp(world, family, mark, to, sport=live.port, dport=5432, **values)
+        return [whole(world, family, mark, 6, segment, destination=to)]
 
 
 def ahead(distance):
@@ -804,10 +825,17 @@ around("FIN far ahead of the window", "tcp-out-of-window", flags="FA", seq=ahead
 around("an acknowledgement of what was never sent", "tcp-out-of-window", flags="A", ack=unsent(1 << 28))
 around("no flags, within a connection", "tcp-flags", flags="", length=1)
 around("SYN and FIN, within a connection", "tcp-flags", flags="SF")
-around("control: a reset in the window, not next: the end decides (RFC 5961)", None, FORWARDS, flags="R", seq=ahead(100))
+around("control: a reset in the window, not next: the end decides (RFC 5961)", None, FORWARDS, flags="R",
+       seq=ahead(100))
+around("a reset far out of the window, on the same host", "tcp-out-of-window", to="near-db", flags="R",
+       seq=ahead(1 << 30))
+around("data far ahead of the window, on the same host", "tcp-out-of-window", to="near-db", flags="PA",
+       seq=ahead(1 << 29), length=16)
+around("control: a reset in the window, not next, on the same host", None, FORWARDS, to="near-db", flags="R",
+       seq=ahead(100))
 
 
-# ---- ICMP -------------------------------------------------------------------------------------------------------------
+# ---- ICMP ------------------------------------------------------------------------------------------------
 
 group("ICMP")
 
@@ -830,16 +858,17 @@ def icmpv6(world, mark, source, destination, message):
     return whole(world, 6, mark, 58, message[:2] + struct.pack("!H", checksum) + message[4:], source, destination)
 
 
-def quoted(world, family, mark, sequence=None, port=None, source="web", destination="db"):
+def quoted(world, family, mark, sequence=None, port=None):
     """The first bytes of a segment of the live connection, as an error quotes them."""
-    live = world.live
+    live, source, destination = world.live, "web", world.live.to
     sequence = live.sent - 5 if sequence is None else sequence & 0xFFFFFFFF
-    segment = tcp(world, family, mark, destination, source, sport=port or live.port, dport=5432, flags="A", seq=sequence)
+    ports = {"sport": port or live.port, "dport": 5432}
+    segment = tcp(world, family, mark, destination, source, flags="A", seq=sequence, **ports)
     return whole(world, family, mark, 6, segment, source, destination)
 
 
-def forged(name, by, to, quote, ours="no-flow", linux=DROPS, why="", **fields):
-    @case(name, ours, linux, why, by=by, live=True)
+def forged(name, by, to, quote, ours="no-flow", linux=DROPS, why="", live="db", **fields):
+    @case(name, ours, linux, why, by=by, live=live)
     def _(world, family, mark):
         values = {key: value[family] if isinstance(value, dict) else value for key, value in fields.items()}
         return [error(world, family, mark, quote(world, family, mark), by, to, **values)]
@@ -848,9 +877,12 @@ def forged(name, by, to, quote, ours="no-flow", linux=DROPS, why="", **fields):
 TOO_BIG = {"kind": {4: 3, 6: 2}, "code": {4: 4, 6: 0}, "mtu": 1280}
 ANYBODY = "any router on the way may send an error, so Linux doesn't ask who did"
 forged("an error about no flow", "db", "web", lambda world, family, mark: quoted(world, family, mark, port=7))
-forged("too big, about no flow", "db", "web", lambda world, family, mark: quoted(world, family, mark, port=7), **TOO_BIG)
+forged("too big, about no flow", "db", "web", lambda world, family, mark: quoted(world, family, mark, port=7),
+       **TOO_BIG)
 forged("a third instance's error about a live flow", "other", "web", quoted, linux=FORWARDS, why=ANYBODY)
 forged("a third instance's too big about a live flow", "other", "web", quoted, linux=FORWARDS, why=ANYBODY, **TOO_BIG)
+forged("a third instance's error about a live flow on the same host", "other", "web", quoted, linux=FORWARDS,
+       why=ANYBODY, live="near-db")
 forged("an error about a live flow, to another than its source", "db", "open", quoted)
 forged("an error about one's own packet", "web", "db", quoted)
 forged("an error whose quoted sequence was never sent", "db", "web",
@@ -862,14 +894,14 @@ forged("an error whose quote is cut within the IP header", "db", "web",
        lambda world, family, mark: quoted(world, family, mark)[:12])
 
 
-@case("an error about an error", "no-flow", by="db", live=True)
+@case("an error about an error", "no-flow", by="db", live="db")
 def _(world, family, mark):
     inner = error(world, family, mark, quoted(world, family, mark), "web", "db")
     return [error(world, family, mark, inner, "db", "web")]
 
 
 @case("a redirect about a live flow", "no-flow", {4: FORWARDS, 6: DROPS},
-      {4: "conntrack counts a redirect among the errors"}, by="db", live=True)
+      {4: "conntrack counts a redirect among the errors"}, by="db", live="db")
 def _(world, family, mark):
     if family == 4:
         return [error(world, 4, mark, quoted(world, 4, mark), "db", "web", kind=5, code=1)]
@@ -884,8 +916,9 @@ def _(world, family, mark):
 
 
 def discovery(name, kind, body):
-    @case(name, "no-flow", FORWARDS, "open takes every protocol, and refuses itself what had a router in between (RFC 4861 §6.1)",
-          families=(6,))
+    why = "open takes every protocol, and refuses itself what had a router in between (RFC 4861 §6.1)"
+
+    @case(name, "no-flow", FORWARDS, why, families=(6,))
     def _(world, _family, mark):
         return [icmpv6(world, mark, "web", "open", struct.pack("!BBH", kind, 0, 0) + body)]
 
@@ -899,12 +932,12 @@ def _(world, family, mark):
     return [whole(world, family, mark, protocol_of(family, "echo"), echo(world, family, mark))]
 
 
-@case("control: an error about a live flow by its other end", None, FORWARDS, by="db", live=True)
+@case("control: an error about a live flow by its other end", None, FORWARDS, by="db", live="db")
 def _(world, family, mark):
     return [error(world, family, mark, quoted(world, family, mark), "db", "web")]
 
 
-# ---- the two verbs ----------------------------------------------------------------------------------------------------
+# ---- the two verbs ---------------------------------------------------------------------------------------
 
 for number, one in enumerate(CASES, 1):
     one.number = number
@@ -918,7 +951,7 @@ def table():
 
 def run(world, one):
     """Sends a case; gives back how much of it, and whether its live connection holds."""
-    world.live = Live(world, one.family) if one.live else None
+    world.live = Live(world, one.family, one.live) if one.live else None
     sent = 0
     for number in range(one.tries):
         for packet in one.make(world, one.family, one.number << 8 | number):
