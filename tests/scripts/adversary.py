@@ -15,8 +15,8 @@ worlds: a lab of tidegate, and a Linux router with nftables, which is the refere
 
 A packet of a case bears a mark, by which the test finds it wherever it turns up: DSCP 45, more hops to live than any
 kernel gives, and the IPv4 identification or IPv6 flow label `case · 256 + try`. Nothing of a case may arrive anywhere,
-and the counter of the reason that stands in the table rises by the packets sent, no other with it. Controls are of
-the same make and well-formed: of each try something arrives, whole or cut anew. A case around a live connection also
+and on the sender's host the counter of the reason that stands in the table rises by the packets sent, no other with
+it. Controls are of the same make and well-formed: of each try something arrives, whole or cut anew. A case around a live connection also
 tells whether that connection still carries data both ways afterwards.
 
 Where Linux does otherwise, the case says why; a difference without a word fails the test.
@@ -945,7 +945,7 @@ for number, one in enumerate(CASES, 1):
 
 def table():
     """What the test needs to know of every case."""
-    fields = ("name", "group", "number", "ours", "linux", "why", "counted", "kept", "passes")
+    fields = ("name", "group", "number", "by", "ours", "linux", "why", "counted", "kept", "passes")
     print(json.dumps([{field: getattr(one, field) for field in fields} for one in CASES]))
 
 

@@ -116,6 +116,8 @@ struct Case {
     name: String,
     group: String,
     number: u64,
+    /// The host of the part that sends it, which drops it.
+    host: &'static str,
     /// Why ours drops it; `None`: a control, which passes.
     ours: Option<String>,
     linux_forwards: bool,
@@ -136,6 +138,7 @@ impl Case {
             name: text("name")?,
             group: text("group")?,
             number: row.get("number")?.as_u64()?,
+            host: host_of(&text("by")?),
             ours: text("ours"),
             linux_forwards: text("linux")? == "forwards",
             why: text("why")?,
@@ -145,13 +148,22 @@ impl Case {
         })
     }
 
-    /// What both hosts count of so many packets when they are sent.
+    /// What is counted of so many packets when they are sent.
     fn at_once(&self, packets: u64) -> Counters {
-        let counted = self
-            .ours
-            .as_ref()
-            .map(|reason| (reason.clone(), self.counted.unwrap_or(packets - self.kept)));
-        counted.into_iter().filter(|(_, packets)| *packets > 0).collect()
+        let counted = self.counted.unwrap_or(packets - self.kept);
+        let reason = self.ours.clone().filter(|_| counted > 0);
+        reason
+            .map(|reason| ((self.host, reason), counted))
+            .into_iter()
+            .collect()
+    }
+}
+
+fn host_of(part: &str) -> &'static str {
+    if ["open", "db"].contains(&part) {
+        "h2"
+    } else {
+        "h1"
     }
 }
 
@@ -327,11 +339,11 @@ fn mark_of(packet: &Packet, link: usize) -> Result<Option<u64>> {
     Ok((traffic_class >> 2 == DSCP && hops > MANY_HOPS).then_some(mark))
 }
 
-/// What one host or both have dropped, by reason.
-type Counters = BTreeMap<String, u64>;
+/// What hosts have dropped, by host and reason.
+type Counters = BTreeMap<(&'static str, String), u64>;
 
-/// The counters of both hosts once nothing moves them: kernels announce themselves when instances begin.
-fn settled(lab: &Lab) -> Result<BTreeMap<&'static str, Counters>> {
+/// The counters once nothing moves them: kernels announce themselves when instances begin.
+fn settled(lab: &Lab) -> Result<Counters> {
     let mut before = dropped(lab)?;
     wait_until("the counters rest", Duration::from_secs(20), || {
         thread::sleep(Duration::from_secs(1));
@@ -343,19 +355,17 @@ fn settled(lab: &Lab) -> Result<BTreeMap<&'static str, Counters>> {
     dropped(lab)
 }
 
-fn dropped(lab: &Lab) -> Result<BTreeMap<&'static str, Counters>> {
-    HOSTS
-        .into_iter()
-        .map(|host| Ok((host, lab.drops(host)?)))
-        .collect()
+fn dropped(lab: &Lab) -> Result<Counters> {
+    let mut counters = Counters::new();
+    for host in HOSTS {
+        let of_host = lab.drops(host)?.into_iter();
+        counters.extend(of_host.map(|(reason, packets)| ((host, reason), packets)));
+    }
+    Ok(counters)
 }
 
 /// The counters as soon as they have risen by what is expected, or when it is too late for it.
-fn counts(
-    lab: &Lab,
-    before: &BTreeMap<&'static str, Counters>,
-    expected: &Counters,
-) -> Result<BTreeMap<&'static str, Counters>> {
+fn counts(lab: &Lab, before: &Counters, expected: &Counters) -> Result<Counters> {
     let began = Instant::now();
     loop {
         let now = dropped(lab)?;
@@ -366,38 +376,34 @@ fn counts(
     }
 }
 
-/// By how much both hosts' counters have risen, but for what waits its time out meanwhile.
-fn rise(before: &BTreeMap<&'static str, Counters>, now: &BTreeMap<&'static str, Counters>) -> Counters {
-    let mut risen = Counters::new();
-    for (host, counters) in now {
-        for (reason, packets) in counters {
-            let earlier = before.get(host).and_then(|counters| counters.get(reason));
-            let more = packets - earlier.copied().unwrap_or(0);
-            if more > 0 && reason != KEPT_UNDER {
-                *risen.entry(reason.clone()).or_default() += more;
-            }
-        }
-    }
-    risen
+/// By how much counters have risen, but for what waits its time out meanwhile.
+fn rise(before: &Counters, now: &Counters) -> Counters {
+    let more = |key: &(&'static str, String), packets: u64| packets - before.get(key).copied().unwrap_or(0);
+    now.iter()
+        .map(|(key, packets)| (key.clone(), more(key, *packets)))
+        .filter(|((_, reason), more)| *more > 0 && reason != KEPT_UNDER)
+        .collect()
 }
 
 /// What waited has been counted when its time was over, and over all cases no host has counted anything else.
-fn balance(lab: &Lab, first: &BTreeMap<&'static str, Counters>, outcomes: &[Outcome]) -> Result<Vec<String>> {
+fn balance(lab: &Lab, first: &Counters, outcomes: &[Outcome]) -> Result<Vec<String>> {
     let now = dropped(lab)?;
     let mut complaints = Vec::new();
-    let kept = |counters: &BTreeMap<&'static str, Counters>| -> u64 {
-        counters.values().filter_map(|host| host.get(KEPT_UNDER)).sum()
-    };
-    let expected: u64 = outcomes.iter().map(|outcome| outcome.case.kept).sum();
-    let risen = kept(&now) - kept(first);
-    if risen != expected {
-        complaints.push(format!(
-            "{risen} packets are counted under {KEPT_UNDER}, and {expected} were left to wait"
-        ));
+    for host in HOSTS {
+        let key = (host, KEPT_UNDER.to_owned());
+        let kept = |counters: &Counters| counters.get(&key).copied().unwrap_or(0);
+        let of_host = outcomes.iter().filter(|outcome| outcome.case.host == host);
+        let expected: u64 = of_host.map(|outcome| outcome.case.kept).sum();
+        let risen = kept(&now) - kept(first);
+        if risen != expected {
+            complaints.push(format!(
+                "{host} counts {risen} packets under {KEPT_UNDER}, and {expected} were left to wait"
+            ));
+        }
     }
     let mut sum = Counters::new();
-    for (reason, packets) in outcomes.iter().flat_map(|outcome| &outcome.risen) {
-        *sum.entry(reason.clone()).or_default() += packets;
+    for (key, packets) in outcomes.iter().flat_map(|outcome| &outcome.risen) {
+        *sum.entry(key.clone()).or_default() += packets;
     }
     let all = rise(first, &now);
     if all != sum {
@@ -425,7 +431,7 @@ impl Outcome {
         let reasons: Vec<String> = self
             .risen
             .iter()
-            .map(|(reason, packets)| format!("{reason} +{packets}"))
+            .map(|((host, reason), packets)| format!("{reason} +{packets} on {host}"))
             .collect();
         let reasons = match (reasons.is_empty(), self.case.kept) {
             (true, 0) => "-".to_owned(),
