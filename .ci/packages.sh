@@ -10,6 +10,7 @@ packages=(
     iproute2          # ip, bridge, ss
     iputils-ping      # ping -M do
     netcat-openbsd    # UDP probes
+    nftables          # the reference beside our filter
     nmap              # scans, of what isn't to be found
     procps            # ps, for leak checks
     python3-scapy     # crafted frames

@@ -6,6 +6,7 @@
 
 mod capture;
 mod datagrams;
+mod dialogue;
 mod foreign;
 mod lab;
 mod pings;
@@ -16,6 +17,7 @@ mod traces;
 
 pub use capture::{Capture, Packet};
 pub use datagrams::{Forged, Malformed, Pace};
+pub use dialogue::Dialogue;
 pub use foreign::{Container, ForeignPeer, Program, WireGuard};
 pub use lab::{Lab, Process, binary};
 pub use pings::Pings;

@@ -109,6 +109,11 @@ impl Shard {
             vni, headers, packet, ..
         } = *seeker;
         let Turn { policy, now, .. } = *turn;
+        let (key, direction) = FlowKey::of(vni, &headers.endpoints());
+        if headers.stays_on_its_link(packet) {
+            judge(policy, &key, direction, seeker.arrival)?;
+            return Err(DropReason::NoFlow.into());
+        }
         match headers.transport {
             Transport::IcmpError => return self.flow_of_error(seeker, turn),
             // Datagrams come here whole.
@@ -119,7 +124,6 @@ impl Shard {
             | Transport::IcmpOther
             | Transport::Other => {}
         }
-        let (key, direction) = FlowKey::of(vni, &headers.endpoints());
         let live = self.live_flow(policy, &key, now);
         let segment = Segment::of(headers, packet);
         let home = match live.and_then(|index| self.flows.get(index)) {
