@@ -28,6 +28,8 @@ mod flows;
 mod fragments;
 mod from_lane;
 mod from_port;
+mod listing;
+mod pick_up;
 mod relief;
 mod to_tunnel;
 
@@ -45,8 +47,8 @@ use crate::wire::Ecn;
 use crate::wire::fragments::{Bounds, Reassembly};
 use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel, TunnelIndex, TunnelPlace};
 use counters::Counters;
-use flows::PickUp;
 use from_port::Came;
+use pick_up::PickUp;
 use relief::Relief;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;

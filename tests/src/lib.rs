@@ -12,6 +12,7 @@ mod lab;
 mod pings;
 mod running;
 mod stream;
+mod syns;
 mod traces;
 
 pub use capture::{Capture, Packet};
@@ -22,6 +23,7 @@ pub use lab::{Lab, Process, binary};
 pub use pings::Pings;
 pub use running::Running;
 pub use stream::{Heard, Stream};
+pub use syns::{Sent, Syns};
 pub use traces::Traces;
 
 use std::env;
