@@ -119,6 +119,7 @@ fn plan(own: u8, other: u8) -> Plan {
     Plan {
         services: Vec::new(),
         members: Vec::new(),
+        names: Vec::new(),
         ordinal: ordinal(own),
         networks: vec![shop()],
         instances: vec![instance(PORT, own, 2), instance(SECOND_PORT, own, 3)],

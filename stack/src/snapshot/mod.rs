@@ -1,10 +1,13 @@
 //! A plan, compiled: immutable, shared by all shards, in parts that are compared alone.
 //!
 //! [`Policy`] says who may talk to whom and where packets go; it carries the epoch that flows remember. [`Lanes`] says
-//! by which keys and endpoints peers are reached; a change of it touches no flow.
+//! by which keys and endpoints peers are reached, [`Names`] who may ask for which names; a change of them touches no flow.
 
+mod names;
 mod policy;
+pub mod zone;
 
+pub use names::{Names, View};
 pub use policy::{MemberEntry, NetworkEntry, PeerEntry, Policy, PortEntry, PortSlot};
 
 use crate::plan::{PeerId, Plan, PrivateKey, Reach};
@@ -14,6 +17,7 @@ use std::sync::Arc;
 pub struct Snapshot {
     policy: Arc<Policy>,
     lanes: Arc<Lanes>,
+    names: Arc<Names>,
 }
 
 /// The foreign lane's key, and how peers are reached.
@@ -60,7 +64,14 @@ impl Snapshot {
                 previous.map(|previous| previous.policy().as_ref()),
             )),
         };
-        Arc::new(Self { policy, lanes })
+        let names = match previous {
+            Some(previous) if previous.names.is_compiled_from(plan) => Arc::clone(&previous.names),
+            _ => Arc::new(Names::compile(
+                plan,
+                previous.map(|previous| previous.names().as_ref()),
+            )),
+        };
+        Arc::new(Self { policy, lanes, names })
     }
 
     /// Who may talk to whom.
@@ -71,6 +82,11 @@ impl Snapshot {
     /// How peers are reached.
     pub fn lanes(&self) -> &Arc<Lanes> {
         &self.lanes
+    }
+
+    /// Who may ask for which names.
+    pub fn names(&self) -> &Arc<Names> {
+        &self.names
     }
 
     /// The policy's epoch.

@@ -327,6 +327,7 @@ fn plan() -> Plan {
     Plan {
         services: Vec::new(),
         members: Vec::new(),
+        names: Vec::new(),
         ordinal: ordinal(1),
         networks: vec![Network {
             vni,

@@ -231,6 +231,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanErrors> {
     let mut plan = Plan {
         services: Vec::new(),
         members: Vec::new(),
+        names: Vec::new(),
         ordinal: inputs.host.ordinal,
         networks: networks.into_values().collect(),
         instances,
