@@ -21,6 +21,7 @@
 mod datagram;
 mod query;
 mod response;
+pub mod streams;
 
 pub use datagram::datagram;
 pub use query::{Edns, Query};

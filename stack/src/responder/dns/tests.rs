@@ -2,6 +2,7 @@
 
 mod exchanges;
 pub(crate) mod site;
+mod streams;
 
 use super::*;
 use crate::plan::PortId;
