@@ -29,9 +29,10 @@ export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-co
 
 printf '\n== test: fuzzing %s, %s s each\n' "${targets[*]}" "$seconds"
 cargo build --release --target "$triple"
+# What a run finds stays with its build; what is worth keeping goes to corpus/.
 for target in "${targets[@]}"; do
-    mkdir -p "corpus/$target" "artifacts/$target"
-    "target/$triple/release/$target" "corpus/$target" -artifact_prefix="artifacts/$target/" \
+    mkdir -p "target/corpus/$target" "artifacts/$target"
+    "target/$triple/release/$target" "target/corpus/$target" "corpus/$target" -artifact_prefix="artifacts/$target/" \
         -max_total_time="$seconds" -max_len=4096 -print_final_stats=1 -print_funcs=0 -verbosity=0
 done
 echo "fuzz: ${#targets[@]} targets ran without a crash"

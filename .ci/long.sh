@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What takes too long for every push: ten minutes of every fuzz target, the end-to-end stories three times over, those
-# about foreign peers and strangers in their long form, and the container image. Needs root and podman.
+# about foreign peers and strangers in their long form, a million packets parsed beside scapy, and the container image.
+# Needs root and podman.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,6 +12,8 @@ for round in 1 2 3; do
 done
 printf '\n== long: foreign peers through two rekeys, a million malformed datagrams, a minute played back\n'
 TIDEGATE_LONG=1 bash .ci/e2e.sh conformance
+printf '\n== long: a million random and damaged packets beside scapy\n'
+TIDEGATE_LONG=1 cargo test --locked -p tidegate-tests --test dissect -- --nocapture
 bash .ci/fuzz.sh 600
 bash .ci/image.sh
 echo "long: all passed"

@@ -6,7 +6,8 @@
 //! [`shard::Shard::handle_port`]:
 //!
 //! 1. [`wire::Headers`] is the one parse. The source must be the port's own address in the network that the
-//!    destination names.
+//!    destination names. A fragment waits for the others ([`wire::fragments`]): a datagram is judged whole, and cut
+//!    again where a link doesn't take it.
 //! 2. [`flow::FlowTable`] knows what was decided ([`flow::Verdict`]); for a first packet, and after the policy changed,
 //!    [`snapshot::Policy::judge`] decides. What isn't allowed ends here, under a [`drop::DropReason`].
 //! 3. The hop limit goes down by one; a packet that is too long, or at its last hop, is answered by [`responder`].

@@ -9,11 +9,14 @@
 //!    its block → flow, or judge → glue.
 //!    A sender chooses the lane by the flow's home: what came by one is never handed over.
 //! 4. [`Shard::flush`]: what was glued goes to its ports.
-//! 5. `answers`: what the appliance says by itself.
+//! 5. `answers`: what the appliance says by itself, and how a denial is told to its sender; `names`: DNS.
 //!
 //! What another shard read comes by [`Shard::handle_handover`], and goes the way of 1. A flow is kept where its home is,
 //! one with a foreign peer on shard 0, which has the foreign lane: so what is to be sealed is never handed over. A packet
 //! that is denied or answered is so by the shard that read it.
+//!
+//! `fragments`: a datagram in fragments is put together before anything is done to it, on the shard where its fragments
+//! have their home.
 //!
 //! `relief`: a sender whose packets wait for too long is told by one of them, of a port or of a lane.
 //!
@@ -21,8 +24,11 @@
 
 mod answers;
 mod counters;
+mod flows;
+mod fragments;
 mod from_lane;
 mod from_port;
+mod names;
 mod relief;
 mod to_tunnel;
 
@@ -34,12 +40,15 @@ use crate::overlay::Neighbours;
 use crate::plan::{PeerId, PortId, PrivateKey};
 use crate::responder::RateLimit;
 use crate::snapshot::{Policy, Snapshot};
-use crate::stats::{DropReport, PortReport, Report};
+use crate::stats::{PortReport, Report};
 use crate::time::Instant;
 use crate::wire::Ecn;
+use crate::wire::fragments::{Bounds, Reassembly};
 use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel, TunnelIndex, TunnelPlace};
 use counters::Counters;
+use flows::PickUp;
 use from_port::Came;
+use names::Dns;
 use relief::Relief;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
@@ -89,15 +98,19 @@ pub struct Shard {
     count: NonZeroU8,
     snapshot: Option<Arc<Snapshot>>,
     flows: FlowTable,
+    pick_up: PickUp,
     neighbours: Neighbours,
     peers: Peers,
+    reassembly: Reassembly,
     coalescer: Coalescer,
     glue: bool,
     pool: FramePool,
     train: TrainBuffer,
     plaintext: Box<[u8]>,
     counters: Counters,
+    dns: Dns,
     icmp_errors: RateLimit,
+    resets: RateLimit,
     relief: Relief,
     next_tick: Option<Instant>,
 }
@@ -110,15 +123,19 @@ impl Shard {
             count: config.count,
             snapshot: None,
             flows: FlowTable::new(config.flows, config.seed, config.quotas),
+            pick_up: PickUp::default(),
             neighbours: Neighbours::new(config.seed),
             peers: Peers::new(config.id, config.count, &config.lane_key, config.seed),
+            reassembly: Reassembly::new(Bounds::of_shard(config.count), config.seed),
             coalescer: Coalescer::new(),
             glue: true,
             pool: FramePool::new(config.frames),
             train: TrainBuffer::new(),
             plaintext: vec![0; LONGEST_PLAINTEXT].into_boxed_slice(),
             counters: Counters::default(),
+            dns: Dns::new(config.count, config.seed),
             icmp_errors: RateLimit::icmp_errors(),
+            resets: RateLimit::resets(),
             relief: Relief::default(),
             next_tick: None,
         }
@@ -145,6 +162,8 @@ impl Shard {
             .snapshot
             .as_ref()
             .is_some_and(|former| Arc::ptr_eq(former.policy(), snapshot.policy()));
+        policy.limit(self.flows.quotas());
+        self.pick_up.install(snapshot.lanes(), now);
         if !same_lanes || !same_policy {
             let installed = self.peers.install(&policy, snapshot.lanes(), now);
             for frame in installed.orphans {
@@ -160,8 +179,10 @@ impl Shard {
                         .is_some_and(|network| network.covers(key.address))
             });
             self.recycle_given_up();
+            self.dns.install(&policy);
             self.counters
                 .keep_ports(policy.ports().iter().map(|port| port.id));
+            self.counters.keep_applications(policy.application_networks());
             let turn = &mut Turn {
                 policy: &policy,
                 now,
@@ -206,14 +227,9 @@ impl Shard {
         self.coalescer.flush(&mut self.pool, &mut ports);
     }
 
-    /// Does what is due at `now`: sessions, questions to neighbours, expired flows.
+    /// Does what is due at `now`: connections for DNS, sessions, questions to neighbours, expired flows and fragments.
     pub fn handle_timeout(&mut self, now: Instant, egress: &mut impl Egress) {
-        let Some(due) = self.next_tick else { return };
-        if now < due {
-            return;
-        }
-        self.next_tick = Some(now + TICK_INTERVAL);
-        let Some(snapshot) = self.snapshot.clone() else {
+        let (Some(due), Some(snapshot)) = (self.next_tick, self.snapshot.clone()) else {
             return;
         };
         let turn = &mut Turn {
@@ -221,6 +237,11 @@ impl Shard {
             now,
             egress,
         };
+        self.expire_streams(turn);
+        if now < due {
+            return;
+        }
+        self.next_tick = Some(now + TICK_INTERVAL);
         for entry in self.peers.tunnels_mut() {
             to_tunnel::tick(entry, turn, &mut self.counters);
         }
@@ -234,6 +255,7 @@ impl Shard {
             self.ask_neighbour(&asked, turn);
         }
         self.recycle_given_up();
+        self.expire_fragments(now);
         self.flows
             .sweep(now, |flow| turn.policy.network(flow.key.vni()).is_some());
     }
@@ -247,7 +269,9 @@ impl Shard {
 
     /// When [`Shard::handle_timeout`] wants to be called next; `None` before the first plan.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let streams = self.dns.poll_timeout();
         self.next_tick
+            .map(|tick| streams.map_or(tick, |due| due.min(tick)))
     }
 
     /// The state.
@@ -257,21 +281,14 @@ impl Shard {
             epoch: self.snapshot.as_ref().map_or(0, |snapshot| snapshot.epoch()),
             ports: self.counters.ports().map(traffic).collect(),
             peers: self.peers.reports(),
-            drops: self
-                .counters
-                .drops()
-                .map(|(reason, packets, last)| DropReport {
-                    reason,
-                    packets,
-                    last,
-                })
-                .collect(),
+            drops: self.counters.drops().collect(),
             flows: self.flows.len() as u64,
             flows_capacity: self.flows.capacity() as u64,
             frames_in_use: self.pool.in_use() as u64,
             frames_capacity: self.pool.capacity() as u64,
             neighbours: self.neighbours.len() as u64,
             neighbours_capacity: Neighbours::CAPACITY as u64,
+            dns: self.dns.report(),
         }
     }
 
@@ -384,6 +401,7 @@ fn example_of(arrival: Arrival) -> crate::stats::DropExample {
         port,
         peer,
         vni: None,
+        application: None,
         packet: None,
     }
 }

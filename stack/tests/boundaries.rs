@@ -8,7 +8,9 @@ mod sim;
 mod shapes;
 
 use sim::link::Conditions;
-use sim::packets::{Crafted, Packet, ecn, hop_limit, icmp_type, lengths, payloads, udp_of_length};
+use sim::packets::{
+    Crafted, Packet, ecn, hop_limit, icmp_type, in_fragments, lengths, payloads, put_together, udp_of_length,
+};
 use sim::plans::Site;
 use sim::world::{H1, H1_BLUE, H1_SECOND, H2, H2_BLUE, World};
 use std::net::IpAddr;
@@ -23,12 +25,12 @@ in_every_shape! {
     congestion_marks_of_the_underlay_reach_the_instance,
     the_congestion_field_of_an_instance_reaches_the_underlay,
     what_is_too_big_for_the_tunnel_is_told_to_its_sender,
-    the_service_address_answers_pings_and_refuses_dns,
+    the_service_address_answers_pings_and_dns,
     an_application_reaches_its_own_instances_and_no_others,
     every_wrong_packet_of_an_instance_is_dropped_under_its_reason,
     an_error_of_the_far_instance_comes_back_to_who_caused_it,
     a_packet_that_may_be_fragmented_arrives_in_fragments,
-    fragments_of_an_instance_pass_as_they_are,
+    a_datagram_in_fragments_arrives_whole,
     a_super_packet_of_too_long_segments_is_told_to_its_sender,
     errors_are_told_no_oftener_than_the_limit,
     a_changed_policy_cuts_the_flows_that_it_no_longer_allows,
@@ -131,25 +133,24 @@ fn what_is_too_big_for_the_tunnel_is_told_to_its_sender() {
     }
 }
 
-fn the_service_address_answers_pings_and_refuses_dns() {
+fn the_service_address_answers_pings_and_dns() {
     for ipv6 in [false, true] {
         let mut world = World::quiet();
         let own = world.instance(H1).address(ipv6);
         let crafted = Crafted::new(own, service_address(own));
         world.send(H1, crafted.echo(9, b"ping"));
-        world.send(H1, crafted.udp((4000, 53), b"query"));
+        let question = b"\x02db\x04shop\x08internal\0\0\x01\0\x01";
+        let query = [&[0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], question].concat();
+        world.send(H1, crafted.udp((4000, 53), &query));
         world.send(H1, crafted.syn((4000, 53)));
         let answers = world.received(H1);
         assert_eq!(answers.len(), 3, "{:?}", world.all_drops(0));
-        let (echo, unreachable) = if ipv6 {
-            ((129, 0), (1, 4))
-        } else {
-            ((0, 0), (3, 3))
-        };
+        let echo = if ipv6 { (129, 0) } else { (0, 0) };
         assert_eq!(icmp_type(&answers[0].bytes), Some(echo));
-        assert_eq!(icmp_type(&answers[1].bytes), Some(unreachable));
+        let payload = &answers[1].bytes[if ipv6 { 48 } else { 28 }..];
+        assert_eq!(payload[..4], [0x12, 0x34, 0x85, 0x83], "NXDOMAIN, with authority");
         let flags = answers[2].bytes[if ipv6 { 53 } else { 33 }];
-        assert_eq!(flags, 0x14, "RST and ACK");
+        assert_eq!(flags, 0x12, "SYN and ACK");
         world.send(H1, crafted.udp((4000, 54), b"?"));
         assert_eq!(world.received(H1), []);
         assert_eq!(world.drops(0, DropReason::ServiceAddress), 1);
@@ -286,40 +287,27 @@ fn a_packet_that_may_be_fragmented_arrives_in_fragments() {
     world.send(H1, crafted.udp((4000, 4001), &payload));
     let received = world.received(H2);
     assert_eq!(received.len(), 3);
-    let mut data = vec![0; 2808];
-    for packet in &received {
-        assert!(packet.bytes.len() <= 1390);
-        let offset = usize::from(u16::from_be_bytes([packet.bytes[6], packet.bytes[7]]) & 0x1fff) * 8;
-        data[offset..offset + packet.bytes.len() - 20].copy_from_slice(&packet.bytes[20..]);
-    }
+    assert!(lengths(&received).iter().all(|length| *length <= 1390));
+    let data = put_together(&received);
     assert_eq!(data[8..], payload);
     assert_eq!(world.tally().too_big, 0);
 }
 
-fn fragments_of_an_instance_pass_as_they_are() {
-    let mut world = World::quiet();
-    let crafted = Crafted {
-        dont_fragment: false,
-        ..world.between(H1, H2, false)
-    };
-    let whole = crafted.udp((4000, 4001), &[7; 600]);
-    let part = |start: usize, end: usize, field: u16| {
-        let mut packet = [&whole[..20], &whole[20 + start..20 + end]].concat();
-        packet[2..4].copy_from_slice(&u16::try_from(20 + end - start).unwrap().to_be_bytes());
-        packet[6..8].copy_from_slice(&field.to_be_bytes());
-        packet[10..12].fill(0);
-        let sum = tidegate_stack::frame::checksum::checksum(&packet[..20]);
-        packet[10..12].copy_from_slice(&sum);
-        packet
-    };
-    world.send(H1, part(0, 304, 0x2000));
-    world.send(H1, part(304, 608, 38));
-    let data: Vec<u8> = world
-        .received(H2)
-        .iter()
-        .flat_map(|packet| packet.bytes[20..].to_vec())
-        .collect();
-    assert_eq!(data, whole[20..]);
+fn a_datagram_in_fragments_arrives_whole() {
+    for ipv6 in [false, true] {
+        let mut world = World::quiet();
+        let crafted = Crafted {
+            dont_fragment: false,
+            ..world.between(H1, H2, ipv6)
+        };
+        let whole = crafted.udp((4000, 4001), &[7; 600]);
+        for part in in_fragments(&whole, 9, 304) {
+            world.send(H1, part);
+        }
+        let received = world.received(H2);
+        assert_eq!(received.len(), 1);
+        assert_eq!(put_together(&received), whole[if ipv6 { 40 } else { 20 }..]);
+    }
 }
 
 fn a_super_packet_of_too_long_segments_is_told_to_its_sender() {

@@ -10,7 +10,7 @@ mod packets;
 #[expect(dead_code, reason = "shared with the simulation")]
 mod plans;
 
-use packets::Crafted;
+use packets::{Crafted, in_fragments};
 use plans::{Shape, Site, lane_key};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -227,12 +227,19 @@ impl Pair {
         place
             .shard
             .handle_port(PortId(0), batch, self.now, &mut place.outputs);
-        while let Some((to, handover)) = self.places[reader].outputs.ring.pop_front() {
-            let place = &mut self.places[host * self.shards + usize::from(to.0)];
-            let spent = place
-                .shard
-                .handle_handover(handover, self.now, &mut place.outputs);
-            self.places[reader].shard.recycle(spent);
+        // A datagram whose fragments were handed over may be handed over itself.
+        while let Some(from) = self
+            .places
+            .iter()
+            .position(|place| !place.outputs.ring.is_empty())
+        {
+            while let Some((to, handover)) = self.places[from].outputs.ring.pop_front() {
+                let place = &mut self.places[host * self.shards + usize::from(to.0)];
+                let spent = place
+                    .shard
+                    .handle_handover(handover, self.now, &mut place.outputs);
+                self.places[from].shard.recycle(spent);
+            }
         }
         self.exchange();
     }
@@ -362,6 +369,53 @@ fn moved_without_an_allocation(shape: Shape, ipv6: bool) {
         counted, 0,
         "allocations in {rounds} rounds, {shape:?}, IPv6: {ipv6}"
     );
+}
+
+#[test]
+fn datagrams_are_put_together_and_cut_without_an_allocation() {
+    for shape in [Shape::Shards([1, 1]), Shape::Shards([2, 2])] {
+        for ipv6 in [false, true] {
+            put_together_without_an_allocation(shape, ipv6);
+        }
+    }
+}
+
+/// Every shard reads fragments in turn; one datagram of two never becomes whole.
+fn put_together_without_an_allocation(shape: Shape, ipv6: bool) {
+    let mut pair = Pair::new(shape);
+    let whole = pair.crafted(0, ipv6).udp((4000, 4001), &[7; 4000]);
+    // What a sender makes of it, by the number of the round.
+    let mut rounds = (0..u32::from(u16::MAX)).map(|number| in_fragments(&whole, number, 1_200));
+    let mut batch = Batch::new(4);
+    let mut round = |pair: &mut Pair, number: usize, parts: &[Vec<u8>]| {
+        for (index, part) in parts.iter().skip(number % 2).enumerate() {
+            batch.clear();
+            if let Some(frame) = batch.vacant() {
+                frame.fill(part, Offload::NONE);
+                batch.advance();
+            }
+            pair.send(0, (number + index) % pair.shards, &mut batch);
+        }
+        pair.now = pair.now + Duration::from_millis(500);
+        for place in &mut pair.places {
+            place.shard.handle_timeout(pair.now, &mut place.outputs);
+        }
+        pair.exchange();
+    };
+    for number in 0..8 {
+        round(&mut pair, number, &rounds.next().unwrap());
+    }
+    let prepared: Vec<_> = rounds.take(ROUNDS as usize).collect();
+    let before = pair.count(1, |outputs| outputs.packets);
+    let counted = allocations(|| {
+        for (number, parts) in prepared.iter().enumerate() {
+            round(&mut pair, number, parts);
+        }
+    });
+    // Four fragments for the tunnel carry a datagram, and the port takes them.
+    let arrived = pair.count(1, |outputs| outputs.packets) - before;
+    assert!(arrived >= ROUNDS as usize / 2 * 3, "{arrived}");
+    assert_eq!(counted, 0, "{shape:?}, IPv6: {ipv6}");
 }
 
 #[test]

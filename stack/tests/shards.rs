@@ -4,7 +4,7 @@
 mod sim;
 
 use sim::link::Conditions;
-use sim::packets::{Packet, icmp_type, payloads};
+use sim::packets::{Packet, icmp_type, in_fragments, payloads, put_together};
 use sim::plans::{Shape, Site};
 use sim::world::{H1, H1_SECOND, H2, World};
 use std::time::Duration;
@@ -224,47 +224,52 @@ fn an_error_finds_the_flow_on_its_home() {
 }
 
 #[test]
-fn all_parts_of_a_datagram_arrive_by_one_lane() {
+fn all_parts_of_a_datagram_take_the_lane_of_its_flow() {
     for shards in SHAPES {
-        let mut world = world(shards);
-        world.instance(H2).deaf = true;
-        let mut crafted = world.between(H1, H2, false);
-        crafted.dont_fragment = false;
-        let whole = crafted.udp((4000, 4001), &[7; 600]);
-        let part = |identification: u16, start: usize, end: usize, field: u16| {
-            let mut packet = [&whole[..20], &whole[20 + start..20 + end]].concat();
-            packet[2..4].copy_from_slice(&u16::try_from(20 + end - start).unwrap().to_be_bytes());
-            packet[4..6].copy_from_slice(&identification.to_be_bytes());
-            packet[6..8].copy_from_slice(&field.to_be_bytes());
-            packet[10..12].fill(0);
-            let sum = tidegate_stack::frame::checksum::checksum(&packet[..20]);
-            packet[10..12].copy_from_slice(&sum);
-            packet
-        };
-        let mut lanes = std::collections::BTreeSet::new();
-        for identification in 0..16 {
-            let counts = |world: &World| -> Vec<u64> {
-                let peers = world.report(1).peers;
-                peers.iter().map(|peer| peer.traffic.received_packets).collect()
-            };
-            let before = counts(&world);
-            world.send(H1, part(identification, 0, 304, 0x2000));
-            world.send(H1, part(identification, 304, 608, 38));
-            let after = counts(&world);
-            let by_lane: Vec<u64> = after
-                .iter()
-                .zip(&before)
-                .map(|(after, before)| after - before)
-                .collect();
-            assert_eq!(by_lane.iter().max(), Some(&2), "{shards:?} {by_lane:?}");
-            lanes.insert(by_lane);
+        for ipv6 in [false, true] {
+            let mut world = world(shards);
+            world.instance(H2).deaf = true;
+            let crafted = world.between(H1, H2, ipv6);
+            let mut lanes = std::collections::BTreeSet::new();
+            for flow in 0..16_u16 {
+                let whole = crafted.udp((4000 + flow, 4001), &[7; 3000]);
+                let counts = |world: &World| -> Vec<u64> {
+                    let peers = world.report(1).peers;
+                    peers.iter().map(|peer| peer.traffic.received_packets).collect()
+                };
+                let before = counts(&world);
+                // Two datagrams of a flow, whose fragments are at home on different shards.
+                for identification in [2 * flow, 2 * flow + 1] {
+                    for part in in_fragments(&whole, identification.into(), 1000) {
+                        world.send(H1, part);
+                    }
+                }
+                let after = counts(&world);
+                let by_lane: Vec<u64> = after
+                    .iter()
+                    .zip(&before)
+                    .map(|(after, before)| after - before)
+                    .collect();
+                // They are cut again to what the tunnel takes.
+                assert_eq!(by_lane.iter().max(), Some(&6), "{shards:?} {by_lane:?}");
+                lanes.insert(by_lane);
+                let received = world.received(H2);
+                assert_eq!(received.len(), 6);
+                let start = if ipv6 { 40 } else { 20 };
+                for parts in received.chunks(3) {
+                    assert_eq!(put_together(parts), whole[start..]);
+                }
+            }
+            assert_eq!(
+                lanes.len(),
+                usize::from(shards[1]),
+                "datagrams spread over the lanes"
+            );
+            for host in [0, 1] {
+                assert_eq!(world.all_drops(host), [], "{shards:?}");
+                assert_eq!(world.report(host).frames_in_use, 0, "frames come back");
+            }
         }
-        assert_eq!(world.received(H2).len(), 32);
-        assert_eq!(
-            lanes.len(),
-            usize::from(shards[1]),
-            "datagrams spread over the lanes"
-        );
     }
 }
 

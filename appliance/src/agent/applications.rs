@@ -3,7 +3,7 @@
 use super::api::{Applied, AppliedApplication, Change, Deleted, DocumentText};
 use super::journal::Record;
 use super::reconcile::{ApplicationKey, Applications};
-use super::{Agent, Refusal, Response};
+use super::{Agent, Intent, Refusal, Response};
 use crate::config::application::{self, ApplicationDocument};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,8 @@ const BOOT_FOLDER: &str = "applications";
 pub(super) fn recorded(record: &Record) -> Applications {
     let mut applications = Applications::new();
     for source in &record.applications {
-        match application::parse(Path::new("journal"), source) {
-            Ok(documents) => applications.extend(
-                documents
-                    .into_iter()
-                    .map(|document| (ApplicationKey::of(&document), document)),
-            ),
+        match application::parse_again(source) {
+            Ok(document) => drop(applications.insert(ApplicationKey::of(&document), document)),
             Err(problems) => {
                 tracing::error!(%problems, "a document in the journal is no longer legal: apply it again");
             }
@@ -41,7 +37,7 @@ impl Agent {
             let key = ApplicationKey::of(&document);
             let change = match intent.applications.get(&key) {
                 None => Change::Created,
-                Some(before) if *before == document => Change::Unchanged,
+                Some(before) if before.source.text == document.source.text => Change::Unchanged,
                 Some(_) => Change::Changed,
             };
             applications.push(AppliedApplication {
@@ -114,39 +110,62 @@ impl Agent {
     /// Takes the documents of the boot folder into the intent, those that changed since they were last taken. A file
     /// with mistakes is left out whole, and so is a document that contradicts what is there.
     pub(super) fn apply_boot_folder(&mut self) {
+        let mut changed = Vec::new();
         for file in boot_files(&self.places.config) {
-            let documents = match application::read(&file) {
-                Ok(documents) => documents,
+            match application::read(&file) {
+                Ok(documents) => changed.extend(
+                    documents
+                        .into_iter()
+                        .filter(|document| !self.is_booted(document))
+                        .map(|document| (file.clone(), document)),
+                ),
                 Err(problems) => {
                     for problem in problems {
                         self.tell_problem(problem.to_string());
                     }
-                    continue;
                 }
-            };
-            for document in documents {
-                let key = ApplicationKey::of(&document);
-                let name = key.to_string();
-                if self.intent.record.boot.get(&name) == Some(&document.source) {
-                    continue;
-                }
-                let mut intent = self.intent.clone();
-                intent.record.boot.insert(name, document.source.clone());
-                intent.applications.insert(key, document);
-                match self.plan(&intent) {
-                    Ok(_) => self.intent = intent,
-                    Err(problems) => {
-                        for problem in problems {
-                            self.tell_problem(format!("{}: {problem}", file.display()));
-                        }
+            }
+        }
+        // What documents say about a network that they share can only change in all of them at once.
+        let mut intent = self.intent.clone();
+        for (_, document) in &changed {
+            intent.take_booted(document.clone());
+        }
+        if self.plan(&intent).is_ok() {
+            self.intent = intent;
+            return;
+        }
+        for (file, document) in changed {
+            let mut intent = self.intent.clone();
+            intent.take_booted(document);
+            match self.plan(&intent) {
+                Ok(_) => self.intent = intent,
+                Err(problems) => {
+                    for problem in problems {
+                        self.tell_problem(format!("{}: {problem}", file.display()));
                     }
                 }
             }
         }
     }
+
+    fn is_booted(&self, document: &ApplicationDocument) -> bool {
+        let taken = &self.intent.record.boot;
+        taken.get(&ApplicationKey::of(document).to_string()) == Some(&document.source.text)
+    }
 }
 
-fn parse_all(texts: &[DocumentText]) -> Result<Vec<ApplicationDocument>, Vec<String>> {
+impl Intent {
+    fn take_booted(&mut self, document: ApplicationDocument) {
+        let key = ApplicationKey::of(&document);
+        self.record
+            .boot
+            .insert(key.to_string(), document.source.text.clone());
+        self.applications.insert(key, document);
+    }
+}
+
+pub(super) fn parse_all(texts: &[DocumentText]) -> Result<Vec<ApplicationDocument>, Vec<String>> {
     let mut problems = Vec::new();
     let mut parsed = Vec::new();
     let mut seen = BTreeSet::new();

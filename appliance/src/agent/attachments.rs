@@ -4,21 +4,23 @@
 //! queues of the device that was made meanwhile. A connection that ends in between gives back what was reserved.
 
 use super::api::{Attached, ConnectionId, Detached, InstanceQuery, Prepared, PreparedNetwork};
+use super::memberships::Fresh;
 use super::reconcile::{self, ApplicationKey, Attachment, Namespace, instance_name};
 use super::{Agent, Refusal, Response};
+use crate::config::application::ApplicationDocument;
 use crate::config::host::Switch;
 use crate::sys::tun;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use tidegate_stack::plan::{Membership, NetworkNumbers, PortId};
+use tidegate_stack::plan::{Membership, PortId};
 
 /// What one connection prepared.
 pub(super) struct Reservation {
     attachment: Attachment,
     queues: u32,
-    /// Whether the name got its index by this reservation.
-    fresh_index: bool,
+    /// The names that got an index by this reservation.
+    fresh: Fresh,
 }
 
 impl Reservation {
@@ -95,47 +97,44 @@ impl Agent {
                 "{name} of {key} is being attached by another process right now"
             )));
         }
-        let Some(document) = self.intent.applications.get(&key) else {
+        let Some(document) = self.intent.applications.get(&key).cloned() else {
             return Err(self.no_such_application(&key));
         };
-        let numbers = reconcile::network_numbers(&self.host, document);
-        let search = vec![format!("{}.internal", document.name), "internal".to_owned()];
-        let fresh_index = !self.intent.record.allocations.contains(&key, &name);
-        let last = u64::from(numbers.instances_per_block()) + 1;
-        let index = self
-            .intent
-            .record
-            .allocations
-            .allocate(&key, &name, last)
-            .map_err(Refusal::because)?;
-        let Some(memberships) = reconcile::memberships(&self.host, document, index) else {
-            return Err(Refusal::because(format!(
-                "{name} of {key}: this host's block has no index {index}"
-            )));
-        };
-        let attachment = Attachment {
+        let (indices, fresh) = self.allocate(&key, &document, &name)?;
+        let mut attachment = Attachment {
             application: key,
             service: query.service.clone(),
             number,
             port: self.intent.record.next_port(),
-            index,
+            index: indices.own,
+            shared: indices.shared,
             namespace,
             interface: query.interface.clone(),
             mtu: reconcile::instance_mtu(&self.host, self.underlay.mtu),
             offloads: self.host.datapath.features.vnet_header != Switch::Off,
-            memberships,
+            memberships: Vec::new(),
         };
+        match reconcile::memberships(&self.host, &document, &attachment.indices()) {
+            Ok(memberships) => attachment.memberships = memberships,
+            Err(index) => {
+                self.release(&fresh);
+                return Err(Refusal::because(format!(
+                    "{name} of {}: this host's block has no index {index}",
+                    attachment.application
+                )));
+            }
+        }
         let queues = match self.host.datapath.features.multi_queue {
             Switch::Off => 1,
             Switch::Auto | Switch::On => self.greeting.as_ref().map_or(1, |greeting| greeting.shards),
         };
-        let prepared = self.prepared(&attachment, numbers, search, queues);
+        let prepared = self.prepared(&attachment, &document, queues);
         self.reservations.insert(
             connection,
             Reservation {
                 attachment,
                 queues,
-                fresh_index,
+                fresh,
             },
         );
         Ok(Response::Prepared(prepared))
@@ -270,28 +269,9 @@ impl Agent {
 
     /// Gives back what a connection prepared and didn't commit.
     pub(super) fn forget_reservation(&mut self, connection: ConnectionId) {
-        if let Some(Reservation {
-            attachment,
-            fresh_index: true,
-            ..
-        }) = self.reservations.remove(&connection)
-        {
-            self.intent
-                .record
-                .allocations
-                .release(&attachment.application, &attachment.name());
+        if let Some(reservation) = self.reservations.remove(&connection) {
+            self.release(&reservation.fresh);
         }
-    }
-
-    /// Whether an instance's device is no longer what its application and the underlay say.
-    pub(super) fn re_attach_needed(&self, attachment: &Attachment) -> bool {
-        let current = self
-            .intent
-            .applications
-            .get(&attachment.application)
-            .and_then(|document| reconcile::memberships(&self.host, document, attachment.index));
-        current.as_ref() != Some(&attachment.memberships)
-            || attachment.mtu != reconcile::instance_mtu(&self.host, self.underlay.mtu)
     }
 
     /// Removes a port from the plan, then from the datapath, then closes its queues: with the last one the device
@@ -384,22 +364,23 @@ impl Agent {
         (1..).find(|number| !used.contains(number)).unwrap_or(1)
     }
 
-    fn prepared(
-        &self,
-        attachment: &Attachment,
-        numbers: NetworkNumbers,
-        search: Vec<String>,
-        queues: u32,
-    ) -> Prepared {
+    fn prepared(&self, attachment: &Attachment, document: &ApplicationDocument, queues: u32) -> Prepared {
         let features = &self.host.datapath.features;
         let vnet_header = attachment.offloads;
-        let networks = attachment.memberships.iter().map(|membership| PreparedNetwork {
-            ipv4: membership.ipv4,
-            ipv6: membership.ipv6,
-            ipv4_prefix: numbers.ipv4_prefix,
-            ipv6_prefix: numbers.ipv6_prefix,
-            service_ipv4: numbers.service_ipv4(),
-        });
+        let shared = document.shared.iter();
+        let numbers = std::iter::once(reconcile::network_numbers(&self.host, document))
+            .chain(shared.map(|network| reconcile::shared_numbers(&self.host, network)));
+        let networks = attachment
+            .memberships
+            .iter()
+            .zip(numbers)
+            .map(|(membership, numbers)| PreparedNetwork {
+                ipv4: membership.ipv4,
+                ipv6: membership.ipv6,
+                ipv4_prefix: numbers.ipv4_prefix,
+                ipv6_prefix: numbers.ipv6_prefix,
+                service_ipv4: numbers.service_ipv4(),
+            });
         Prepared {
             instance: attachment.name(),
             // Hosts of a lab share no namespace, but two agents of one machine may: the process tells them apart.
@@ -414,7 +395,7 @@ impl Agent {
             segmentation: vnet_header,
             multi_queue: features.multi_queue != Switch::Off,
             networks: networks.collect(),
-            search,
+            search: vec![format!("{}.internal", document.name), "internal".to_owned()],
         }
     }
 }

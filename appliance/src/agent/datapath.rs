@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tidegate_stack::plan::{Plan, PortId, PublicKey};
-use tidegate_stack::stats::Report;
+use tidegate_stack::stats::{FlowPage, Report};
 
 /// How long an answer may take before the connection is given up: installing a plan on every shard is the slowest.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -229,6 +229,14 @@ impl DatapathClient {
     pub(crate) async fn report(&mut self) -> Result<Report, SeamError> {
         match self.ask(&ToDatapath::Report, &[]).await? {
             (FromDatapath::Report { report }, _) => Ok(*report),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// A part of a shard's live flows.
+    pub(crate) async fn flows(&mut self, shard: u8, from: u64) -> Result<FlowPage, SeamError> {
+        match self.ask(&ToDatapath::Flows { shard, from }, &[]).await? {
+            (FromDatapath::Flows { page }, _) => Ok(*page),
             _ => Err(self.unexpected()),
         }
     }

@@ -5,6 +5,7 @@
 
 use super::reconcile::{Allocations, Attachment, KnownHosts, PeerNumbers};
 use super::underlay::Tuned;
+use crate::config::application::Source;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,8 +22,8 @@ const FILE_NAME: &str = "journal.json";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Record {
-    /// Text of the application documents in force.
-    pub(crate) applications: Vec<String>,
+    /// The application documents in force.
+    pub(crate) applications: Vec<Source>,
     /// Text of the documents of the boot folder when they were last applied, by application: only a changed one is
     /// applied again, so that a restart doesn't take back what was applied since.
     pub(crate) boot: BTreeMap<String, String>,
@@ -176,7 +177,7 @@ fn parse(bytes: &[u8]) -> Result<Record, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::reconcile::ApplicationKey;
+    use crate::agent::reconcile::{ApplicationKey, NetworkKey};
 
     fn scratch(name: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("tidegate-journal-{}-{name}", std::process::id()));
@@ -187,14 +188,21 @@ mod tests {
 
     fn record() -> Record {
         let mut record = Record {
-            applications: vec!["name: shop\n".to_owned()],
+            applications: vec![Source {
+                file: "shop.yaml".to_owned(),
+                first_line: 3,
+                text: "name: shop\n".to_owned(),
+            }],
             ..Record::default()
         };
         let shop = ApplicationKey {
             tenant: "default".to_owned(),
             name: "shop".to_owned(),
         };
-        record.allocations.allocate(&shop, "web-1", 254).unwrap();
+        record
+            .allocations
+            .allocate(&NetworkKey::own(&shop), "web-1", 254)
+            .unwrap();
         record.next_port();
         record
     }
@@ -208,6 +216,22 @@ mod tests {
         journal.save(&record()).unwrap();
         assert_eq!(Journal::open(&folder).unwrap().1, record());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_journal_that_kept_documents_as_text_alone_is_still_read() {
+        let folder = scratch("former");
+        let (journal, _) = Journal::open(&folder).unwrap();
+        journal.save(&record()).unwrap();
+        let written = fs::read_to_string(journal.path()).unwrap();
+        let mut former: serde_json::Value = serde_json::from_str(&written).unwrap();
+        *former.pointer_mut("/record/applications").unwrap() = serde_json::json!(["name: shop\n"]);
+        fs::write(journal.path(), former.to_string()).unwrap();
+        let (opened, read) = Journal::open(&folder).unwrap();
+        assert_eq!(opened.loss(), None);
+        assert_eq!(read.applications[0].text, "name: shop\n");
+        assert_eq!(read.allocations, record().allocations);
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -3,7 +3,7 @@
 //! One task holds all state and does one thing at a time; what it does is one of
 //!
 //! 1. **a call** from the control socket ([`api`]): `apply` and `delete` ([`applications`]), `attach` and `detach`
-//!    ([`attachments`]), and questions ([`reports`]);
+//!    ([`attachments`], [`memberships`]), and questions ([`reports`]);
 //! 2. **the datapath** came, went, or tells something ([`adoption`], [`datapath`]), or another one takes over from it
 //!    ([`handover`]);
 //! 3. **the site**: another host tells something new about itself ([`site`]);
@@ -23,16 +23,20 @@ pub(crate) mod attach;
 mod attachments;
 pub(crate) mod cluster;
 mod datapath;
+mod flows;
 mod handover;
 mod journal;
 pub(crate) mod keys;
 mod lanes;
+mod memberships;
 mod peers;
+mod policy;
 pub(crate) mod reconcile;
 mod reports;
 mod site;
 #[cfg(test)]
 mod tests;
+mod trace;
 pub(crate) mod underlay;
 
 use crate::cli::Places;
@@ -266,6 +270,10 @@ impl Agent {
             Request::Status => Ok(self.status().await),
             Request::Peers => Ok(self.peers().await),
             Request::Drops => self.drops().await,
+            Request::Flows { query } => self.flows(&query).await,
+            Request::Trace { query } => self.trace(&query).await,
+            Request::PolicyDiff { query } => self.policy_diff(query).await,
+            Request::Graph => self.graph(),
         };
         outcome.unwrap_or_else(Response::Refused)
     }

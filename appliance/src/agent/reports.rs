@@ -1,15 +1,16 @@
 //! Answers to questions: what is in force, what passed, what was dropped.
 
 use super::api::{
-    ApplicationLine, ApplicationList, DatapathStatus, DropExample, DropLine, DropList, InstanceLine,
-    InstanceList, NetworkLine, NetworkList, ProcessStatus, RemoteInstanceLine, Status, UnderlayStatus,
+    ApplicationDrops, ApplicationLine, ApplicationList, DatapathStatus, DropExample, DropLine, DropList,
+    InstanceLine, InstanceList, NetworkLine, NetworkList, ProcessStatus, RemoteInstanceLine, Status,
+    UnderlayStatus,
 };
 use super::attachments::addresses;
 use super::journal::Record;
 use super::{Agent, Refusal, Response, reconcile};
 use crate::sys::process::Process;
 use std::net::IpAddr;
-use tidegate_stack::plan::{PeerId, PortId, Vni};
+use tidegate_stack::plan::{Network, NetworkKind, PeerId, PortId, Vni};
 use tidegate_stack::stats::{self, Report};
 
 impl Agent {
@@ -43,21 +44,22 @@ impl Agent {
 
     /// `show networks`.
     pub(super) fn networks(&self) -> Response {
-        let lines = self.intent.applications.iter().map(|(key, document)| {
-            let numbers = reconcile::network_numbers(&self.host, document);
-            NetworkLine {
-                tenant: key.tenant.clone(),
-                application: key.name.clone(),
-                vni: reconcile::network_vni(document),
-                ipv4_prefix: numbers.ipv4_prefix,
-                ipv6_prefix: numbers.ipv6_prefix,
-                ipv4_block: numbers.block_ipv4(self.host.ordinal),
-                ipv6_block: numbers.block_ipv6(self.host.ordinal),
-                service_addresses: [
-                    IpAddr::V4(numbers.service_ipv4()),
-                    IpAddr::V6(numbers.service_ipv6()),
-                ],
-            }
+        let networks = reconcile::networks(&self.host, &self.intent.applications);
+        let lines = networks.into_values().map(|network| NetworkLine {
+            kind: network.kind,
+            applications: self.members_of(&network),
+            vni: network.vni,
+            ipv4_prefix: network.ipv4_prefix(),
+            ipv6_prefix: network.ipv6_prefix(),
+            ipv4_block: network.numbers.block_ipv4(self.host.ordinal),
+            ipv6_block: network.numbers.block_ipv6(self.host.ordinal),
+            service_addresses: [
+                IpAddr::V4(network.service_ipv4()),
+                IpAddr::V6(network.service_ipv6()),
+            ],
+            application: (network.kind == NetworkKind::Application).then(|| network.name.clone()),
+            tenant: network.tenant,
+            name: network.name,
         });
         Response::Networks(NetworkList {
             networks: lines.collect(),
@@ -177,6 +179,14 @@ impl Agent {
             .map(|line| DropLine {
                 reason: line.reason.label().to_owned(),
                 packets: line.packets,
+                applications: line
+                    .applications
+                    .iter()
+                    .map(|(vni, packets)| ApplicationDrops {
+                        application: self.network_of(*vni),
+                        packets: *packets,
+                    })
+                    .collect(),
                 last: line.last.as_ref().map(|last| self.named(last)),
                 explanation: line.reason.explanation().to_owned(),
             })
@@ -223,10 +233,28 @@ impl Agent {
         peer.map_or_else(|| format!("peer {id}"), |peer| peer.name.clone())
     }
 
-    fn network_of(&self, vni: Vni) -> String {
-        let mut applications = self.intent.applications.iter();
-        let owner = applications.find(|(_, document)| reconcile::network_vni(document) == vni);
-        owner.map_or_else(|| format!("VNI {vni}"), |(key, _)| key.to_string())
+    pub(super) fn network_of(&self, vni: Vni) -> String {
+        let networks = reconcile::networks(&self.host, &self.intent.applications);
+        let owner = networks.values().find(|network| network.vni == vni);
+        owner.map_or_else(
+            || format!("VNI {vni}"),
+            |network| format!("{}/{}", network.tenant, network.name),
+        )
+    }
+
+    /// The applications of this host that are in a network.
+    pub(super) fn members_of(&self, network: &Network) -> Vec<String> {
+        let applications = self.intent.applications.iter();
+        let members = applications.filter(|(key, document)| match network.kind {
+            NetworkKind::Application => (&key.tenant, &key.name) == (&network.tenant, &network.name),
+            NetworkKind::Shared => {
+                let mut shared = document.shared.iter();
+                shared.any(|shared| {
+                    (&shared.name.tenant, &shared.name.name) == (&network.tenant, &network.name)
+                })
+            }
+        });
+        members.map(|(key, _)| key.to_string()).collect()
     }
 }
 

@@ -250,12 +250,13 @@ impl Agent {
 
     fn record_body(&self, lanes: &Lanes) -> RecordBody {
         let network = &self.host.network;
-        let applications = self.intent.applications.values();
-        let networks = applications.map(|document| NetworkRecord {
-            tenant: document.tenant.clone(),
-            name: document.name.clone(),
-            kind: NetworkKind::Application,
-            vni: reconcile::network_vni(document),
+        let networks = reconcile::networks(&self.host, &self.intent.applications);
+        let networks = networks.into_values().map(|network| NetworkRecord {
+            ipv4_prefix: (network.kind == NetworkKind::Shared).then(|| network.ipv4_prefix()),
+            tenant: network.tenant,
+            name: network.name,
+            kind: network.kind,
+            vni: network.vni,
         });
         let attachments = self.intent.record.attachments.iter();
         let instances = attachments.map(|attachment| InstanceRecord {
@@ -263,7 +264,7 @@ impl Agent {
             application: attachment.application.name.clone(),
             service: attachment.service.clone(),
             number: attachment.number,
-            addresses: attachment.memberships.clone(),
+            addresses: self.memberships(attachment),
             ready: true,
         });
         let generations = [Some(lanes), self.successors_lanes.as_ref()];

@@ -1,6 +1,7 @@
 //! The agent beside a datapath that says what it is told to say.
 
 mod handover;
+mod shared;
 mod site;
 
 use super::api::{InstanceQuery, Request, Response};
@@ -82,6 +83,7 @@ fn good_answer(asked: &ToDatapath) -> FromDatapath {
         ToDatapath::Report => FromDatapath::Report {
             report: Box::default(),
         },
+        ToDatapath::Flows { .. } => FromDatapath::Flows { page: Box::default() },
         ToDatapath::SetLanes { .. }
         | ToDatapath::AddPort { .. }
         | ToDatapath::RemovePort { .. }

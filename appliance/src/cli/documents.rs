@@ -10,6 +10,7 @@ use crate::config::host::DEFAULT_TENANT;
 use clap::{Args, ValueEnum};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use tidegate_stack::plan::NetworkKind;
 
 /// Stands for standard input.
 const STANDARD_INPUT: &str = "-";
@@ -57,15 +58,20 @@ enum Listed {
     Instances,
 }
 
-/// Sends documents to the agent, and returns when every shard runs them.
-pub(crate) fn apply(places: &Places, form: Form, arguments: &Apply) -> anyhow::Result<()> {
-    let read: Vec<_> = arguments.files.iter().map(|file| read_document(file)).collect();
+/// The texts of files, or what keeps any of them from being read.
+pub(super) fn read_documents(files: &[PathBuf]) -> anyhow::Result<Vec<DocumentText>> {
+    let read: Vec<_> = files.iter().map(|file| read_document(file)).collect();
     let (documents, problems): (Vec<_>, Vec<_>) = read.into_iter().partition(Result::is_ok);
     let problems: Vec<_> = problems.into_iter().filter_map(Result::err).collect();
     if !problems.is_empty() {
         return Err(Failure::Refused(problems.join("\n")).into());
     }
-    let documents = documents.into_iter().flatten().collect();
+    Ok(documents.into_iter().flatten().collect())
+}
+
+/// Sends documents to the agent, and returns when every shard runs them.
+pub(crate) fn apply(places: &Places, form: Form, arguments: &Apply) -> anyhow::Result<()> {
+    let documents = read_documents(&arguments.files)?;
     match AgentClient::connect(&places.agent_socket())?.ask(&Request::Apply { documents }, &[])? {
         Response::Applied(applied) => output::print(form, &applied, |applied| {
             let lines = applied.applications.iter().map(|line| {
@@ -147,7 +153,11 @@ fn networks(list: &NetworkList) -> String {
     let rows = list.networks.iter().map(|line| {
         let [service_ipv4, service_ipv6] = line.service_addresses;
         [
-            format!("{}/{}", line.tenant, line.application),
+            format!("{}/{}", line.tenant, line.name),
+            match line.kind {
+                NetworkKind::Application => "application".to_owned(),
+                NetworkKind::Shared => format!("shared: {}", line.applications.join(" ")),
+            },
             line.vni.to_string(),
             line.ipv4_block.to_string(),
             line.ipv6_prefix.to_string(),
@@ -156,7 +166,15 @@ fn networks(list: &NetworkList) -> String {
         ]
     });
     table(
-        ["APPLICATION", "VNI", "IPV4 HERE", "IPV6", "SERVICE ADDRESS", ""],
+        [
+            "NETWORK",
+            "KIND",
+            "VNI",
+            "IPV4 HERE",
+            "IPV6",
+            "SERVICE ADDRESS",
+            "",
+        ],
         rows,
     )
 }

@@ -7,10 +7,14 @@ mod attach;
 pub(crate) mod client;
 mod doctor;
 mod documents;
+mod flows;
+mod graph;
 mod lab;
 mod observe;
 pub(crate) mod output;
 mod peers;
+mod policy;
+pub(crate) mod trace;
 
 use crate::{agent, datapath, supervisor};
 use clap::{Args, Parser, Subcommand};
@@ -118,6 +122,14 @@ enum Verb {
     Peers(peers::Peers),
     /// Shows why packets went no further, and what to do about it.
     Drops(observe::Drops),
+    /// Shows the live connections: who talks to whom, how far they are, what passed.
+    Flows(flows::Flows),
+    /// Tells what would become of a packet, stage by stage, and which rule decides.
+    Trace(trace::TraceVerb),
+    /// Tells what documents would change, before they are applied.
+    Policy(policy::PolicyVerb),
+    /// Draws who may talk to whom, and why.
+    Graph(graph::GraphVerb),
     /// Looks at this machine: what keeps tidegate from running well.
     #[command(after_help = "Example:\n  tidegate doctor --config host.yaml")]
     Doctor,
@@ -128,6 +140,9 @@ enum Verb {
 /// A verb that didn't do what was asked, and the exit code that says so. Any other error exits with 1.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
+    /// The command line makes no sense: exit code 2.
+    #[error("{0}")]
+    Usage(String),
     /// Refused or failed, one line per problem: exit code 1.
     #[error("{0}")]
     Refused(String),
@@ -142,6 +157,7 @@ pub(crate) enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
+            Self::Usage(_) => 2,
             Self::Refused(_) => 1,
             Self::NotFound(_) => 3,
             Self::NoAgent(_) => 4,
@@ -173,6 +189,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         output: form,
         verb,
     } = cli;
+    if form.is_drawing() && !matches!(verb, Verb::Graph(_)) {
+        return Err(Failure::Usage(
+            "only `tidegate graph` can be drawn: take -o text, json or yaml".to_owned(),
+        )
+        .into());
+    }
     match verb {
         Verb::Run => supervisor::run(&places)?,
         Verb::Agent => {
@@ -197,6 +219,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Status => observe::status(&places, form)?,
         Verb::Peers(arguments) => peers::peers(&places, form, &arguments)?,
         Verb::Drops(arguments) => observe::drops(&places, form, &arguments)?,
+        Verb::Trace(arguments) => trace::trace(&places, form, &arguments)?,
+        Verb::Policy(arguments) => policy::policy(&places, form, &arguments)?,
+        Verb::Graph(arguments) => graph::graph(&places, form, &arguments)?,
+        Verb::Flows(arguments) => flows::flows(&places, form, &arguments)?,
         Verb::Doctor => doctor::doctor(&places, form)?,
     }
     Ok(ExitCode::SUCCESS)

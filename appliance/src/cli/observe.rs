@@ -4,7 +4,8 @@ use super::Places;
 use super::client::AgentClient;
 use super::output::{self, Form};
 use crate::agent::api::{
-    DropExample, DropLine, DropList, ProcessStatus, Request, Response, SiteLinkStatus, Status,
+    ApplicationDrops, DropExample, DropLine, DropList, ProcessStatus, Request, Response, SiteLinkStatus,
+    Status,
 };
 use clap::Args;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -58,18 +59,22 @@ pub(crate) fn drops(places: &Places, form: Form, arguments: &Drops) -> anyhow::R
 fn risen(before: &[DropLine], now: Vec<DropLine>) -> Vec<DropLine> {
     now.into_iter()
         .filter_map(|mut line| {
-            let seen = before
-                .iter()
-                .find(|seen| seen.reason == line.reason)
-                .map_or(0, |seen| seen.packets);
-            line.packets = if line.packets >= seen {
-                line.packets - seen
-            } else {
-                line.packets
-            };
+            let former = before.iter().find(|seen| seen.reason == line.reason);
+            let seen = former.map_or(0, |seen| seen.packets);
+            line.packets = rise(seen, line.packets);
+            for now in &mut line.applications {
+                let mut former = former.into_iter().flat_map(|former| &former.applications);
+                let seen = former.find(|seen| seen.application == now.application);
+                now.packets = rise(seen.map_or(0, |seen| seen.packets), now.packets);
+            }
+            line.applications.retain(|now| now.packets > 0);
             (line.packets > 0).then_some(line)
         })
         .collect()
+}
+
+fn rise(before: u64, now: u64) -> u64 {
+    if now >= before { now - before } else { now }
 }
 
 fn render_status(status: &Status) -> String {
@@ -214,8 +219,14 @@ fn render_drops(list: &DropList) -> String {
         let last = line.last.as_ref().map_or_else(String::new, |last| {
             format!("    last: {}\n", render_example(last))
         });
+        let of_application = |of: &ApplicationDrops| format!("{} {}", of.application, of.packets);
+        let applications: Vec<_> = line.applications.iter().map(of_application).collect();
+        let applications = match applications.len() {
+            0 => String::new(),
+            _ => format!("    of {}\n", applications.join(", ")),
+        };
         format!(
-            "{:<22} {:>8} packets\n    {}\n{last}",
+            "{:<22} {:>8} packets\n{applications}    {}\n{last}",
             line.reason, line.packets, line.explanation
         )
     });
@@ -290,6 +301,10 @@ mod tests {
         DropLine {
             reason: reason.to_owned(),
             packets,
+            applications: vec![ApplicationDrops {
+                application: "acme/shop".to_owned(),
+                packets,
+            }],
             last: None,
             explanation: "what to do".to_owned(),
         }

@@ -17,6 +17,17 @@ pub(crate) enum Form {
     Json,
     /// The same as YAML.
     Yaml,
+    /// For Graphviz; `graph` alone.
+    Dot,
+    /// A drawing; `graph` alone.
+    Svg,
+}
+
+impl Form {
+    /// Whether it is one that only `graph` has.
+    pub(crate) fn is_drawing(self) -> bool {
+        matches!(self, Self::Dot | Self::Svg)
+    }
 }
 
 /// Prints `value` in a form; `text` renders it for people.
@@ -26,7 +37,7 @@ pub(crate) fn print<T: Serialize>(
     text: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<()> {
     let rendered = match form {
-        Form::Text => text(value),
+        Form::Text | Form::Dot | Form::Svg => text(value),
         Form::Json => serde_json::to_string_pretty(value)?,
         Form::Yaml => yaml::to_string(&serde_json::to_value(value)?),
     };

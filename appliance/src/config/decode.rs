@@ -46,6 +46,11 @@ impl<'a> Value<'a> {
         self.node
     }
 
+    /// The line that it begins in.
+    pub(super) fn line(&self) -> u32 {
+        u32::try_from(self.node.place.line).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn report(&self) -> &'a Report {
         self.report
     }
@@ -127,6 +132,11 @@ impl<'a> Value<'a> {
     /// Whether it is a list.
     pub(super) fn is_list(&self) -> bool {
         matches!(&self.node.content, Content::Sequence(_))
+    }
+
+    /// Whether it is a group of keys.
+    pub(super) fn is_group(&self) -> bool {
+        matches!(&self.node.content, Content::Mapping(_))
     }
 
     /// A whole number inside a range.

@@ -31,6 +31,11 @@ impl Report {
         }
     }
 
+    /// The file, as it was named.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// The folder that the file's relative paths start from.
     pub(super) fn folder(&self) -> &Path {
         self.file.parent().unwrap_or(Path::new(""))

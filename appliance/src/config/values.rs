@@ -1,11 +1,12 @@
 //! Leaves: a value that stands at one key, checked and turned into its domain type.
 
+use super::application::NetworkName;
 use super::decode::Value;
 use super::spelling::nearest;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use tidegate_stack::plan::{HostOrdinal, PublicKey, Vni};
+use tidegate_stack::plan::{HostOrdinal, PortRange, PublicKey, Vni};
 
 /// Longest DNS label (RFC 1035 §2.3.4).
 const MAX_LABEL: usize = 63;
@@ -143,6 +144,92 @@ pub(super) fn switch(value: &Value<'_>) -> Option<Switch> {
     }
 }
 
+/// One of some words, and what it stands for.
+pub(super) fn chosen<T: Copy>(value: &Value<'_>, words: &[(&str, T)]) -> Option<T> {
+    let word = value.word()?;
+    if let Some((_, meaning)) = words.iter().find(|(legal, _)| *legal == word) {
+        return Some(*meaning);
+    }
+    let legal: Vec<_> = words.iter().map(|(legal, _)| *legal).collect();
+    let message = format!("is `{word}`, and must be one of {}", legal.join(", "));
+    match nearest(word, &legal) {
+        Some(near) => value.refuse_with(message, format!("did you mean `{near}`?")),
+        None => value.refuse(message),
+    }
+}
+
+/// A network that applications share: a name in the document's own tenant, or `tenant/name`.
+pub(super) fn network_name(value: &Value<'_>, own_tenant: &str) -> Option<NetworkName> {
+    let Some((tenant, name)) = value.text()?.split_once('/') else {
+        return Some(NetworkName {
+            tenant: own_tenant.to_owned(),
+            name: label(value)?,
+        });
+    };
+    for (part, what) in [(tenant, "tenant"), (name, "name")] {
+        if let Some(fault) = label_fault(part) {
+            return value.refuse_with(
+                format!("the {what} `{part}` in it {fault}"),
+                "write `name` for a network of this document's tenant, or `tenant/name`",
+            );
+        }
+    }
+    Some(NetworkName {
+        tenant: tenant.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+/// Ports and ranges of ports, separated by commas; or one number.
+pub(super) fn port_ranges(value: &Value<'_>) -> Option<Vec<PortRange>> {
+    let parts: Vec<_> = value.word()?.split(',').map(str::trim).collect();
+    let ranges: Vec<_> = parts.iter().filter_map(|part| port_range(value, part)).collect();
+    (ranges.len() == parts.len()).then_some(ranges)
+}
+
+fn port_range(value: &Value<'_>, text: &str) -> Option<PortRange> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|letter| letter.is_ascii_digit());
+        digits.then(|| text.parse::<u64>().unwrap_or(u64::MAX))
+    };
+    let (Some(first), Some(last)) = (port(first.trim()), port(last.trim())) else {
+        return value.refuse_with(
+            format!("`{text}` is neither a port nor a range of ports"),
+            "such as \"80,443,8000-8100\"",
+        );
+    };
+    let ports = [first, last].map(|port| u16::try_from(port).ok().filter(|port| *port > 0));
+    match ports {
+        [Some(first), Some(last)] if first <= last => Some(PortRange { first, last }),
+        [Some(first), Some(last)] => value.refuse_with(
+            format!("`{text}` ends before it begins"),
+            format!("did you mean {last}-{first}?"),
+        ),
+        _ => value.refuse(format!(
+            "`{text}` is outside the ports that there are, which are 1 to 65535"
+        )),
+    }
+}
+
+/// How many in a second: `200/s`.
+pub(super) fn rate(value: &Value<'_>, max: u64) -> Option<u32> {
+    let word = value.word()?;
+    let number = word.strip_suffix("/s").unwrap_or(word).trim();
+    match number.parse::<u64>() {
+        Ok(rate) if word.ends_with("/s") && (1..=max).contains(&rate) => u32::try_from(rate).ok(),
+        Ok(_) if word.ends_with("/s") => value.refuse(format!("is {word}, and must be 1/s to {max}/s")),
+        Ok(rate) => value.refuse_with(
+            "has no unit, and must be a number in a second",
+            format!("write `{rate}/s`"),
+        ),
+        Err(_) => value.refuse_with(
+            format!("is `{word}`, and must be a number in a second"),
+            "such as `200/s`",
+        ),
+    }
+}
+
 /// An IP address.
 pub(super) fn address(value: &Value<'_>) -> Option<IpAddr> {
     let text = value.text()?;
@@ -216,6 +303,21 @@ pub(super) fn ipv6_prefix(value: &Value<'_>) -> Option<Ipv6Net> {
         IpNet::V6(prefix) => Some(prefix),
         IpNet::V4(prefix) => value.refuse(format!("{prefix} is an IPv4 prefix, and must be an IPv6 one")),
     }
+}
+
+/// A prefix; an address stands for itself alone.
+pub(super) fn prefix_or_address(value: &Value<'_>) -> Option<IpNet> {
+    let text = value.text()?;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(IpNet::from(address));
+    }
+    if text.parse::<IpNet>().is_err() && label_fault(text).is_none() {
+        return value.refuse_with(
+            format!("`{text}` isn't a prefix"),
+            format!("did you mean `{{ service: {text} }}`?"),
+        );
+    }
+    prefix(value, "192.0.2.0/24")
 }
 
 /// A prefix, which must name the network itself: no bits behind its length.

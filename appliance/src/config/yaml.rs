@@ -26,6 +26,8 @@ pub(super) struct Document {
     pub(super) place: Place,
     /// Its own text, which read alone gives the same document.
     pub(super) source: String,
+    /// The line of the file in which that text begins.
+    pub(super) first_line: usize,
 }
 
 /// A value and its place.
@@ -193,21 +195,24 @@ fn documents(text: &str, read: Vec<Read>) -> Vec<Document> {
         {}
         characters.peek().map_or(text.len(), |(_, index)| *index)
     };
-    let mut cuts = vec![0];
+    let mut cuts = vec![(0, 1)];
     for (document, next) in read.iter().zip(read.iter().skip(1)) {
         let visible = document.end.filter(|end| {
             let rest = text.get(byte_index(&end.start)..);
             rest.is_some_and(|rest| rest.starts_with("..."))
         });
-        cuts.push(byte_index(&visible.map_or(next.begin, |end| end.end)));
+        let cut = visible.map_or(next.begin, |end| end.end);
+        cuts.push((byte_index(&cut), cut.line()));
     }
-    cuts.push(text.len());
+    let ends = cuts.iter().skip(1).map(|(end, _)| *end).chain([text.len()]);
+    let cuts: Vec<_> = cuts.iter().zip(ends).collect();
     read.into_iter()
-        .zip(cuts.windows(2))
-        .map(|(document, cut)| Document {
+        .zip(cuts)
+        .map(|(document, ((begin, first_line), end))| Document {
             root: document.root.filter(|root| !root.is_null()),
             place: place(document.begin),
-            source: text.get(cut[0]..cut[1]).unwrap_or_default().to_owned(),
+            source: text.get(*begin..end).unwrap_or_default().to_owned(),
+            first_line: *first_line,
         })
         .collect()
 }

@@ -39,6 +39,8 @@ pub(super) enum Refusal {
     Plan(#[source] io::Error),
     #[error("port {0} isn't here: add it with its queues")]
     NoPort(PortId),
+    #[error("there is no shard {shard}: this datapath has {count}, numbered from 0")]
+    NoShard { shard: u8, count: usize },
     #[error("no lanes are set: set them with their sockets")]
     NoLanes,
 }

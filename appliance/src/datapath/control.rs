@@ -257,6 +257,7 @@ impl Control {
                 Ok(Answer::from(FromDatapath::Done))
             }
             ToDatapath::Report => self.report(),
+            ToDatapath::Flows { shard, from } => self.flows(shard, from),
             ToDatapath::Adopt { port } => self.adopt(port),
         }
     }
@@ -421,10 +422,23 @@ impl Control {
         let replies = self.mail_each(vec![(); count], |()| Mail::Report)?;
         let reports = replies.into_iter().filter_map(|reply| match reply {
             Reply::Report(report) => Some(*report),
-            Reply::Installed { .. } | Reply::Done | Reply::Failed(_) => None,
+            Reply::Installed { .. } | Reply::Flows(_) | Reply::Done | Reply::Failed(_) => None,
         });
         let report = Box::new(reports::add_up(reports));
         Ok(Answer::from(FromDatapath::Report { report }))
+    }
+
+    fn flows(&mut self, shard: u8, from: u64) -> Result<Answer, Failure> {
+        let count = self.shards.len();
+        let asked = self.shards.get(usize::from(shard));
+        let asked = asked.ok_or(Refusal::NoShard { shard, count })?;
+        asked.send(Mail::Flows(from)).map_err(Failure::Broken)?;
+        match asked.answer().map_err(Failure::Broken)? {
+            Reply::Flows(page) => Ok(Answer::from(FromDatapath::Flows { page })),
+            Reply::Installed { .. } | Reply::Report(_) | Reply::Done | Reply::Failed(_) => {
+                Err(Failure::Broken(io::ErrorKind::InvalidData.into()))
+            }
+        }
     }
 
     fn adopt(&self, port: Option<PortId>) -> Result<Answer, Failure> {

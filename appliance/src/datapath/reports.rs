@@ -15,6 +15,7 @@ pub(super) fn add_up(reports: impl IntoIterator<Item = Report>) -> Report {
         total.frames_capacity += report.frames_capacity;
         total.neighbours += report.neighbours;
         total.neighbours_capacity += report.neighbours_capacity;
+        total.dns.add(&report.dns);
         join(&mut total.ports, report.ports, |port| port.port, add_port);
         join(&mut total.peers, report.peers, |peer| peer.peer, add_peer);
         join(&mut total.drops, report.drops, |drop| drop.reason, add_drop);
@@ -62,6 +63,12 @@ fn add_peer(total: &mut PeerReport, more: PeerReport) {
 fn add_drop(total: &mut DropReport, more: DropReport) {
     total.packets += more.packets;
     total.last = total.last.or(more.last);
+    join(
+        &mut total.applications,
+        more.applications,
+        |(vni, _)| *vni,
+        |total, more| total.1 += more.1,
+    );
 }
 
 #[cfg(test)]
@@ -94,6 +101,7 @@ mod tests {
             drops: vec![DropReport {
                 reason: DropReason::NoPeer,
                 packets: drops,
+                applications: vec![(tidegate_stack::plan::Vni::MIN, drops)],
                 last: None,
             }],
             flows: 7,
@@ -120,5 +128,6 @@ mod tests {
         assert_eq!(total.peers[0].handshake_age_ms, Some(9));
         assert_eq!(total.peers[0].traffic.received_packets, 3);
         assert_eq!(total.drops[0].packets, 7);
+        assert_eq!(total.drops[0].applications[0].1, 7);
     }
 }

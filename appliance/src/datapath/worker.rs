@@ -24,7 +24,7 @@ use tidegate_stack::frame::Batch;
 use tidegate_stack::plan::PortId;
 use tidegate_stack::shard::{Shard, ShardConfig};
 use tidegate_stack::snapshot::Snapshot;
-use tidegate_stack::stats::{DropReport, Report};
+use tidegate_stack::stats::{DropReport, FlowPage, Report};
 use tidegate_stack::time::Instant;
 
 /// Packets that a turn takes from one port (a super-packet counts as one) before it looks at the others.
@@ -35,6 +35,8 @@ const LANE_BYTES: usize = 512 << 10;
 const LANE_RECEIVES: usize = 32;
 /// Descriptors that one wait tells of; the rest are still ready at the next.
 const READY: usize = 64;
+/// Places of the flow table that are looked at for one answer: a few hundred microseconds.
+const FLOW_SLOTS: usize = 8192;
 /// Mail that may wait. The control thread sends one piece and waits for the answer.
 const MAIL: usize = 2;
 /// How long the control thread waits for an answer. A turn lasts milliseconds: a shard that is later is broken.
@@ -68,6 +70,8 @@ pub(super) enum Mail {
     RemovePort(PortId),
     /// Tell the state. Answer: [`Reply::Report`].
     Report,
+    /// Tell a part of the flows, from this place on. Answer: [`Reply::Flows`].
+    Flows(u64),
     /// End after this turn. Answer: [`Reply::Done`].
     Stop,
 }
@@ -89,6 +93,8 @@ pub(super) enum Reply {
     Failed(io::Error),
     /// The state.
     Report(Box<Report>),
+    /// A part of the flows.
+    Flows(Box<FlowPage>),
 }
 
 /// Where a shard tells what happened.
@@ -344,6 +350,7 @@ impl Worker {
             Mail::AddPort(port) => outputs.ports.add(port, &self.poller),
             Mail::RemovePort(port) => outputs.ports.remove(port, &self.poller),
             Mail::Report => return Reply::Report(Box::new(self.report())),
+            Mail::Flows(from) => return Reply::Flows(Box::new(self.shard.flows(from, FLOW_SLOTS, now))),
             Mail::Stop => {
                 self.stopping = true;
                 Ok(())
@@ -365,6 +372,7 @@ impl Worker {
             None if lost > 0 => report.drops.push(DropReport {
                 reason,
                 packets: lost,
+                applications: Vec::new(),
                 last: None,
             }),
             None => {}

@@ -24,6 +24,7 @@ mod reach;
 pub(crate) mod state;
 pub(crate) mod summary;
 pub(crate) mod teardown;
+mod verdict;
 
 pub(crate) use progress::Progress;
 

@@ -1,9 +1,10 @@
-//! Waits until a lab is whole: every instance reaches every other one of its application.
+//! Waits until a lab is whole: every instance reaches every other one of its application that policy lets it reach.
 
 use super::Error;
 use super::build::{Attached, check_interruption};
 use super::echo::{Echo, Outcome};
 use super::ground::Ground;
+use super::verdict;
 use crate::sys::interruption;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ const ALL_REACHED: Duration = Duration::from_secs(20);
 /// How long one echo request may take.
 const ECHO: Duration = Duration::from_millis(400);
 
-/// Waits until every instance gets echo replies from every other one of its application, over each of its addresses.
+/// Waits until every instance gets echo replies from every other one of its application, over each of its addresses,
+/// but for those that a rule keeps from it.
 pub(super) fn wait(lab: &str, attached: &[Attached], ground: &Ground) -> Result<(), Error> {
     let deadline = Instant::now() + ALL_REACHED;
     let waiting = attached.iter().map(|from| {
@@ -23,7 +25,7 @@ pub(super) fn wait(lab: &str, attached: &[Attached], ground: &Ground) -> Result<
             .filter(|to| to.instance != from.instance)
             .filter(|to| to.instance.is_of_the_same_application_as(&from.instance))
             .collect();
-        move || wait_for_peers(from, &peers, ground, deadline)
+        move || wait_for_peers(lab, from, &peers, ground, deadline)
     });
     let mut missing = Vec::new();
     std::thread::scope(|scope| {
@@ -46,12 +48,18 @@ pub(super) fn wait(lab: &str, attached: &[Attached], ground: &Ground) -> Result<
     )))
 }
 
-fn wait_for_peers(from: &Attached, peers: &[&Attached], ground: &Ground, deadline: Instant) -> Vec<String> {
+fn wait_for_peers(
+    lab: &str,
+    from: &Attached,
+    peers: &[&Attached],
+    ground: &Ground,
+    deadline: Instant,
+) -> Vec<String> {
     let mut missing = Vec::new();
     for (number, peer) in peers.iter().enumerate() {
         for address in &peer.addresses {
             let identifier = u16::try_from(number).unwrap_or(u16::MAX);
-            if let Err(why) = wait_for_peer(from, *address, identifier, ground, deadline) {
+            if let Err(why) = wait_for_peer(lab, from, *address, identifier, ground, deadline) {
                 let (from, host) = (from.instance.title(), &from.instance.host);
                 let (peer, peer_host) = (peer.instance.title(), &peer.instance.host);
                 missing.push(format!(
@@ -64,6 +72,7 @@ fn wait_for_peers(from: &Attached, peers: &[&Attached], ground: &Ground, deadlin
 }
 
 fn wait_for_peer(
+    lab: &str,
     from: &Attached,
     address: IpAddr,
     identifier: u16,
@@ -81,6 +90,9 @@ fn wait_for_peer(
             Ok(Outcome::Silence) => "silence".to_owned(),
             Err(error) => error.to_string(),
         };
+        if verdict::of(lab, from, address, None).is_ok_and(|trace| verdict::is_denied_by_a_rule(&trace)) {
+            return Ok(());
+        }
         if Instant::now() > deadline || interruption::requested() {
             return Err(why);
         }

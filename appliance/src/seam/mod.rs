@@ -14,10 +14,10 @@ pub(crate) mod envelope;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use tidegate_stack::plan::{PortId, PublicKey};
-use tidegate_stack::stats::Report;
+use tidegate_stack::stats::{FlowPage, Report};
 
 /// Version of the messages. A datapath understands an agent one version newer.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// A start of a datapath: drawn at random, so that an agent sees that it speaks to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -104,6 +104,14 @@ pub(crate) enum ToDatapath {
     End,
     /// Asks for the state. Answer: [`FromDatapath::Report`].
     Report,
+    /// Asks for a part of the live flows, one shard after the other, so that none is held up for long. Answer:
+    /// [`FromDatapath::Flows`].
+    Flows {
+        /// The shard.
+        shard: u8,
+        /// Where to begin: 0, then what the part before said.
+        from: u64,
+    },
     /// Asks for the descriptors of a port, or of the lanes: how a starting agent adopts what a former one made.
     /// Answer: [`FromDatapath::Adopted`] with the descriptors, or [`FromDatapath::Refused`].
     Adopt {
@@ -151,6 +159,11 @@ pub(crate) enum FromDatapath {
     Report {
         /// Added up over the shards.
         report: Box<Report>,
+    },
+    /// A part of the live flows.
+    Flows {
+        /// The part.
+        page: Box<FlowPage>,
     },
     /// The descriptors asked for are beside this message.
     Adopted,

@@ -3,7 +3,7 @@
 //! | bench | one iteration is |
 //! |---|---|
 //! | `parse/…` | one packet |
-//! | `find/…` | one look into a table of 10,000 flows |
+//! | `find/…` | 32 looks, as for a batch of packets, into a table of 10,000 flows or of a million |
 //! | `judge/…` | the decision about one new flow |
 //! | `seal/…` | one super-packet cut, encapsulated and sealed |
 //! | `open/…` | the same datagrams opened, checked and glued again |
@@ -21,17 +21,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput};
-use tidegate_stack::flow::{Arrival, Flow, FlowTable, Hop, QuotaSlot, Quotas, Tracking};
+use tidegate_stack::flow::{Arrival, Flow, FlowTable, Hop, Owners, QuotaSlot, Quotas, Segment, Tracking};
 use tidegate_stack::plan::{PeerId, PortId};
 use tidegate_stack::snapshot::{PortSlot, Snapshot};
 use tidegate_stack::time::Instant;
-use tidegate_stack::wire::{FlowKey, Headers};
+use tidegate_stack::wire::{Endpoints, FlowKey, Headers};
 
 use crate::allocations::{per_input, per_iteration};
 use crate::site::{FAR, LOCAL, NEAR, Pair, plan};
 
-/// Flows in the table that is looked into.
-const FLOWS: u16 = 10_000;
+/// Packets that are read at once.
+const BATCH: usize = 32;
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
@@ -64,39 +64,72 @@ fn find(criterion: &mut Criterion) {
     let plan = plan(0, 1, 1);
     let addresses = site::Addresses::of(&plan);
     let vni = plan.networks[0].vni;
-    let key = |port: u16| {
-        let packet = packets::tcp(addresses.ipv4(NEAR), addresses.ipv4(FAR), (port, 80), 1, &[]);
-        let headers = Headers::parse(&packet).expect("a packet of our own making");
-        (FlowKey::of(vni, &headers.endpoints()), Tracking::first(&headers))
+    let packet = packets::tcp(addresses.ipv4(NEAR), addresses.ipv4(FAR), (1, 80), 1, &[]);
+    let headers = Headers::parse(&packet).expect("a packet of our own making");
+    let segment = Segment::of(&headers, &packet);
+    // Ports count up, and when there are no more, so do addresses.
+    let key = |number: u32| {
+        let host = u8::try_from(number >> 16).expect("fewer than 256 hosts");
+        let endpoints = Endpoints {
+            source: IpAddr::from([172, 19, 1, host]),
+            source_port: number as u16,
+            ..headers.endpoints()
+        };
+        FlowKey::of(vni, &endpoints)
     };
-    let mut table = FlowTable::new(usize::from(FLOWS) * 2, 1, Arc::new(Quotas::new(u32::from(FLOWS))));
-    for port in 0..FLOWS {
-        let ((key, opener), tracking) = key(port);
-        let flow = Flow {
-            key,
-            home: 0,
-            quota: QuotaSlot::default(),
-            epoch: 1,
-            origin: Arrival::Port(PortId(0)),
-            opener,
-            hops: [Hop::Tunnel(PeerId(1)), Hop::Port(PortSlot(0))],
-            tunnel: None,
-            tracking,
-            expires: Instant::ZERO,
-        };
-        table.insert(flow, Instant::ZERO).expect("there is room");
+    told(
+        "find: bytes of a table for a million flows",
+        FlowTable::bytes(1_000_000),
+    );
+    let mut group = criterion.benchmark_group("find");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for (flows, size) in [(10_000, "10k"), (1_000_000, "1m")] {
+        let mut table = FlowTable::new(flows as usize, 1, Arc::new(Quotas::new(flows)));
+        for number in 0..flows {
+            let (key, opener) = key(number);
+            let flow = Flow {
+                key,
+                epoch: 1,
+                seen: Instant::ZERO,
+                packets: [1, 0],
+                bytes: [40, 0],
+                tracking: Tracking::begin(&headers, segment.as_ref()),
+                hops: [Hop::Tunnel(PeerId(1)), Hop::Port(PortSlot(0))],
+                tunnel: None,
+                origin: Arrival::Port(PortId(0)),
+                home: 0,
+                // A network has three quarters of a table at most.
+                owners: Owners {
+                    network: QuotaSlot(number as u16 % 2),
+                    services: [None; 2],
+                },
+                opener,
+                revoked: false,
+            };
+            table.insert(flow, Instant::ZERO).expect("there is room");
+        }
+        for (path, from) in [("hit", 0), ("miss", flows)] {
+            let name = format!("ipv4/{path}-{size}");
+            let keys: Vec<FlowKey> = (from..from + flows).map(|number| key(number).0).collect();
+            // A stride that visits every key and no neighbours: what a cache sees of real traffic.
+            let mut next = 0;
+            let mut batch = move || {
+                std::array::from_fn::<_, BATCH, _>(|_| {
+                    next = (next + 7919) % keys.len();
+                    Some(keys[next])
+                })
+            };
+            per_iteration(&format!("find/{name}"), || black_box(table.find_all(&batch())));
+            group.bench_function(&name, |bencher| {
+                bencher.iter_batched(
+                    &mut batch,
+                    |keys| table.find_all(black_box(&keys)),
+                    BatchSize::SmallInput,
+                );
+            });
+        }
     }
-    for (name, from) in [("find/ipv4/hit-10k", 0), ("find/ipv4/miss-10k", FLOWS)] {
-        let keys: Vec<FlowKey> = (from..from + FLOWS).map(|port| key(port).0.0).collect();
-        // A stride that visits every key and no neighbours: what a cache sees of real traffic.
-        let mut next = 0;
-        let mut step = || {
-            next = (next + 7919) % keys.len();
-            keys[next]
-        };
-        per_iteration(name, || black_box(table.find(&step())));
-        criterion.bench_function(name, |bencher| bencher.iter(|| table.find(black_box(&step()))));
-    }
+    group.finish();
 }
 
 fn judge(criterion: &mut Criterion) {
@@ -183,6 +216,11 @@ fn compile(criterion: &mut Criterion) {
     criterion.bench_function("compile/plan/200-instances", |bencher| {
         bencher.iter(|| Snapshot::compile(black_box(&plan), None));
     });
+}
+
+#[expect(clippy::print_stdout, reason = "criterion prints beside it")]
+fn told(name: &str, figure: usize) {
+    println!("{name:<44} {figure}");
 }
 
 fn family(ipv6: bool) -> &'static str {

@@ -1,14 +1,19 @@
 //! The flow table: fixed room, made once.
 //!
-//! At its bound a new flow takes the place of one that has expired, or, among a few that are looked at, of the one
-//! that expires first and isn't an established TCP connection; when there is none, the new flow is refused
-//! ([`DropReason::FlowTableFull`]). At its network's bound ([`Quotas`] in the host, three quarters of this table) it takes the place of one of the same network, by
-//! the same rule, or is refused ([`DropReason::ConnectionLimit`]).
+//! At its bound a new flow takes the place of another one among a few that are looked at: of one that is over or has
+//! expired, else of a TCP connection whose handshake isn't over, else of a flow that nobody has answered, else of the one
+//! that has been idle longest; never of an established TCP connection. When there is none, the new flow is refused
+//! ([`DropReason::FlowTableFull`]). At its network's bound ([`Quotas`] in the host, three quarters of this table) it takes
+//! the place of one of the same network, by the same rule, or is refused ([`DropReason::ConnectionLimit`]). A source whose
+//! connections nobody accepts has no more than 1,024 of them ([`DropReason::HalfOpenLimit`]), and a service what its
+//! document says ([`DropReason::ServiceConnections`], [`DropReason::ConnectionRate`]); in their favour nothing is evicted.
 
-use super::{Flow, QuotaSlot, Quotas, Tracking};
+use super::half_open::{HalfOpen, HalfOpenSlot};
+use super::tracking::Dispensable;
+use super::{Flow, Owners, QuotaSlot, Quotas, Segment, Step};
 use crate::drop::DropReason;
 use crate::time::Instant;
-use crate::wire::FlowKey;
+use crate::wire::{Direction, FlowKey};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
@@ -23,6 +28,19 @@ const SWEEP: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowIndex(u32);
 
+/// A packet of a flow, as its entry sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Passing {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// What it carries of TCP.
+    pub segment: Option<Segment>,
+    /// The packets that it stands for.
+    pub packets: u64,
+    /// The length of its IP packet.
+    pub bytes: u64,
+}
+
 /// Flows by their keys.
 pub struct FlowTable {
     index: HashTable<u32>,
@@ -35,6 +53,7 @@ pub struct FlowTable {
     /// either.
     own: Box<[u32]>,
     own_most: u32,
+    half_open: HalfOpen,
     /// Where the next sweep, or the next search for room, begins.
     hand: usize,
 }
@@ -42,18 +61,28 @@ pub struct FlowTable {
 impl FlowTable {
     /// A table for `capacity` flows, hashed with `seed`, that are counted in `quotas`.
     pub fn new(capacity: usize, seed: u64, quotas: Arc<Quotas>) -> Self {
+        let hasher = FixedState::with_seed(seed);
         Self {
             // Twice the room: at the bound, with graves in it, it is tidied up in place and never grows.
             index: HashTable::with_capacity(2 * capacity),
             slots: Vec::with_capacity(capacity),
             free: Vec::with_capacity(capacity),
-            hasher: FixedState::with_seed(seed),
+            half_open: HalfOpen::new(hasher.clone()),
+            hasher,
             capacity,
             quotas,
             own: vec![0; usize::from(Quotas::SLOTS)].into(),
             own_most: u32::try_from(capacity - capacity / 4).unwrap_or(u32::MAX),
             hand: 0,
         }
+    }
+
+    /// Memory that a table for `capacity` flows takes, all of it, in bytes.
+    pub fn bytes(capacity: usize) -> usize {
+        let index = HashTable::<u32>::with_capacity(2 * capacity).allocation_size();
+        let each = size_of::<Option<Flow>>() + size_of::<u32>();
+        let own = usize::from(Quotas::SLOTS) * size_of::<u32>();
+        index + capacity * each + own + HalfOpen::bytes()
     }
 
     /// The flow with this key.
@@ -65,6 +94,15 @@ impl FlowTable {
         found.map(|slot| FlowIndex(*slot))
     }
 
+    /// The flows with these keys. No look-up waits for another one: what isn't in the cache is fetched for many at once.
+    #[inline]
+    pub fn find_all<const COUNT: usize>(
+        &self,
+        keys: &[Option<FlowKey>; COUNT],
+    ) -> [Option<FlowIndex>; COUNT] {
+        std::array::from_fn(|at| keys[at].as_ref().and_then(|key| self.find(key)))
+    }
+
     fn key_of(&self, slot: u32) -> Option<&FlowKey> {
         self.slots.get(slot as usize)?.as_ref().map(|flow| &flow.key)
     }
@@ -74,7 +112,7 @@ impl FlowTable {
         self.slots.get(index.0 as usize)?.as_ref()
     }
 
-    /// The flow at a place, to change (its key stays).
+    /// The flow at a place, to change what was decided about it (its key, its owners and its state stay).
     pub fn get_mut(&mut self, index: FlowIndex) -> Option<&mut Flow> {
         self.slots.get_mut(index.0 as usize)?.as_mut()
     }
@@ -82,12 +120,41 @@ impl FlowTable {
     /// Puts a flow in that isn't there yet.
     ///
     /// # Errors
-    /// The table, or what the flow's network may have of it, is full of flows that may not be evicted.
+    /// The table, or what the flow's network, source or services may have of it, is full.
     pub fn insert(&mut self, flow: Flow, now: Instant) -> Result<FlowIndex, DropReason> {
-        let quota = flow.quota;
-        if !self.take(quota) {
-            self.evict(now, |flow| flow.quota == quota);
-            if !self.take(quota) {
+        let half_open = self.half_open_slot(&flow);
+        let owners = flow.owners;
+        // What had begun before is no new connection.
+        let begins = !flow.tracking.is_picked_up();
+        if half_open.is_some_and(|slot| !self.half_open.take(slot)) {
+            return Err(DropReason::HalfOpenLimit);
+        }
+        let inserted = self.insert_counted(flow, now).and_then(|index| {
+            let taken = if begins {
+                self.quotas.take_services(&owners, now)
+            } else {
+                self.quotas.count_services(&owners);
+                Ok(())
+            };
+            taken.map(|()| index).inspect_err(|_| {
+                self.take_out(index);
+                self.give_back(owners.network);
+            })
+        });
+        if inserted.is_err()
+            && let Some(slot) = half_open
+        {
+            self.half_open.give_back(slot);
+        }
+        inserted
+    }
+
+    /// Puts a flow in that its network has room for.
+    fn insert_counted(&mut self, flow: Flow, now: Instant) -> Result<FlowIndex, DropReason> {
+        let network = flow.owners.network;
+        if !self.take(network) {
+            self.evict(now, |flow| flow.owners.network == network);
+            if !self.take(network) {
                 return Err(DropReason::ConnectionLimit);
             }
         }
@@ -100,7 +167,7 @@ impl FlowTable {
             None
         };
         inserted.ok_or_else(|| {
-            self.give_back(quota);
+            self.give_back(network);
             DropReason::FlowTableFull
         })
     }
@@ -120,6 +187,14 @@ impl FlowTable {
             *own = own.saturating_sub(1);
         }
         self.quotas.give_back(quota);
+    }
+
+    /// The counter in which a flow is now, if it is half-open.
+    fn half_open_slot(&self, flow: &Flow) -> Option<HalfOpenSlot> {
+        flow.tracking.is_half_open().then(|| {
+            let source = flow.key.endpoints(flow.opener).source;
+            self.half_open.slot(flow.key.vni(), source)
+        })
     }
 
     fn put(&mut self, flow: Flow) -> Option<FlowIndex> {
@@ -147,30 +222,86 @@ impl FlowTable {
         Some(FlowIndex(slot))
     }
 
+    /// Takes the next packet of a flow.
+    ///
+    /// # Errors
+    /// It can't be part of it; nothing has changed.
+    pub fn advance(&mut self, index: FlowIndex, passing: &Passing, now: Instant) -> Result<Step, DropReason> {
+        let flow = self.slots.get_mut(index.0 as usize).and_then(Option::as_mut);
+        let flow = flow.ok_or(DropReason::NoFlow)?;
+        let reply = flow.is_reply(passing.direction);
+        let was_half_open = flow.tracking.is_half_open();
+        let step = flow.tracking.advance(passing.segment.as_ref(), reply)?;
+        if step == Step::Anew {
+            return Ok(step);
+        }
+        let side = usize::from(reply);
+        flow.packets[side] += passing.packets;
+        flow.bytes[side] += passing.bytes;
+        if step == Step::Passed {
+            flow.seen = now;
+        }
+        if was_half_open && !flow.tracking.is_half_open() {
+            let endpoints = flow.key.endpoints(flow.opener);
+            let slot = self.half_open.slot(flow.key.vni(), endpoints.source);
+            self.half_open.give_back(slot);
+        }
+        Ok(step)
+    }
+
+    /// Counts a flow elsewhere from now on: the plan has given it other owners, whatever they may have.
+    pub fn assign(&mut self, index: FlowIndex, owners: Owners) {
+        let Some(flow) = self.get_mut(index) else { return };
+        let former = std::mem::replace(&mut flow.owners, owners);
+        if former.services != owners.services {
+            self.quotas.give_back_services(&former);
+            self.quotas.count_services(&owners);
+        }
+        if former.network != owners.network {
+            self.give_back(former.network);
+            self.quotas.count(owners.network);
+            if let Some(own) = self.own.get_mut(owners.network.place()) {
+                *own += 1;
+            }
+        }
+    }
+
     /// Takes a flow out.
     pub fn remove(&mut self, index: FlowIndex) {
-        let Some(flow) = self.slots.get_mut(index.0 as usize).and_then(Option::take) else {
-            return;
-        };
+        let Some(flow) = self.take_out(index) else { return };
+        self.give_back(flow.owners.network);
+        self.quotas.give_back_services(&flow.owners);
+        if let Some(slot) = self.half_open_slot(&flow) {
+            self.half_open.give_back(slot);
+        }
+    }
+
+    /// Takes a flow out, and leaves it counted.
+    fn take_out(&mut self, index: FlowIndex) -> Option<Flow> {
+        let flow = self.slots.get_mut(index.0 as usize)?.take()?;
         let hash = self.hasher.hash_one(flow.key);
         if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == index.0) {
             entry.remove();
         }
-        self.give_back(flow.quota);
         self.free.push(index.0);
+        Some(flow)
     }
 
     /// Makes room among a few flows, if there is one of `those` that may go.
     fn evict(&mut self, now: Instant, those: impl Fn(&Flow) -> bool) {
-        let mut victim: Option<(u32, Instant)> = None;
+        let mut victim: Option<(u32, (Dispensable, Instant))> = None;
         for _ in 0..EVICTION_SAMPLE.min(self.slots.len()) {
             let slot = self.advance_hand();
             let Some(flow) = self.slots.get(slot).and_then(Option::as_ref) else {
                 continue;
             };
-            let may_go = flow.expires <= now || flow.tracking != Tracking::TcpEstablished;
-            if may_go && those(flow) && victim.is_none_or(|(_, expires)| flow.expires < expires) {
-                victim = Some((slot as u32, flow.expires));
+            let expired = (flow.revoked || flow.expires() <= now).then_some(Dispensable::Closed);
+            let Some(rank) = expired.or_else(|| flow.tracking.dispensable()) else {
+                continue;
+            };
+            let rank = (rank, flow.seen);
+            if those(flow) && victim.is_none_or(|(_, first)| rank < first) {
+                victim = Some((slot as u32, rank));
             }
         }
         if let Some((slot, _)) = victim {
@@ -186,7 +317,7 @@ impl FlowTable {
                 .slots
                 .get(slot)
                 .and_then(Option::as_ref)
-                .is_some_and(|flow| flow.expires <= now || !lives(flow))
+                .is_some_and(|flow| flow.expires() <= now || !lives(flow))
             {
                 self.remove(FlowIndex(slot as u32));
             }
@@ -197,6 +328,15 @@ impl FlowTable {
         let slot = self.hand;
         self.hand = if slot + 1 >= self.slots.len() { 0 } else { slot + 1 };
         slot
+    }
+
+    /// The flows of a part of the table, `slots` places from place `from` on, and where the next part begins; `None`
+    /// after the last one. A flow that lives all the while is in exactly one part.
+    pub fn page(&self, from: u64, slots: usize) -> (impl Iterator<Item = &Flow>, Option<u64>) {
+        let start = usize::try_from(from).map_or(self.slots.len(), |from| from.min(self.slots.len()));
+        let end = start.saturating_add(slots.max(1)).min(self.slots.len());
+        let flows = self.slots.get(start..end).unwrap_or_default().iter().flatten();
+        (flows, (end < self.slots.len()).then_some(end as u64))
     }
 
     /// Live flows.
@@ -213,145 +353,12 @@ impl FlowTable {
     pub fn capacity(&self) -> usize {
         self.capacity
     }
+
+    /// What its flows are counted in.
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{Arrival, Hop};
-    use super::*;
-    use crate::flow::QuotaSlot;
-    use crate::plan::{PortId, Vni};
-    use crate::snapshot::PortSlot;
-    use crate::wire::Endpoints;
-    use std::time::Duration;
-
-    fn flow(port: u16, tracking: Tracking, expires: u64) -> Flow {
-        let endpoints = Endpoints {
-            protocol: 6,
-            source: "172.19.1.2".parse().unwrap(),
-            source_port: port,
-            destination: "172.19.2.2".parse().unwrap(),
-            destination_port: 80,
-        };
-        let (key, opener) = FlowKey::of(Vni::MIN, &endpoints);
-        let hop = Hop::Port(PortSlot(0));
-        Flow {
-            key,
-            home: 0,
-            quota: QuotaSlot(port % 2),
-            epoch: 1,
-            origin: Arrival::Port(PortId(0)),
-            opener,
-            hops: [hop, hop],
-            tunnel: None,
-            tracking,
-            expires: Instant::ZERO + Duration::from_secs(expires),
-        }
-    }
-
-    fn table(capacity: usize, each: u32) -> FlowTable {
-        FlowTable::new(capacity, 1, Arc::new(Quotas::new(each)))
-    }
-
-    #[test]
-    fn both_directions_find_one_entry() {
-        let mut table = table(8, 8);
-        let index = table
-            .insert(flow(1000, Tracking::TcpOpening, 10), Instant::ZERO)
-            .unwrap();
-        let endpoints = Endpoints {
-            protocol: 6,
-            source: "172.19.2.2".parse().unwrap(),
-            source_port: 80,
-            destination: "172.19.1.2".parse().unwrap(),
-            destination_port: 1000,
-        };
-        let (key, direction) = FlowKey::of(Vni::MIN, &endpoints);
-        assert_eq!(table.find(&key), Some(index));
-        assert_ne!(direction, table.get(index).unwrap().opener);
-        let (other, _) = FlowKey::of(Vni::MAX, &endpoints);
-        assert_eq!(table.find(&other), None, "another network is another flow");
-    }
-
-    #[test]
-    fn a_full_table_gives_up_unfinished_flows_and_never_established_ones() {
-        let mut table = table(4, 4);
-        for port in 0..3 {
-            table
-                .insert(flow(port, Tracking::TcpEstablished, 1000), Instant::ZERO)
-                .unwrap();
-        }
-        let opening = flow(3, Tracking::TcpOpening, 10);
-        table.insert(opening.clone(), Instant::ZERO).unwrap();
-        table
-            .insert(flow(4, Tracking::TcpEstablished, 1000), Instant::ZERO)
-            .unwrap();
-        assert_eq!(table.find(&opening.key), None);
-        assert!(
-            table
-                .insert(flow(5, Tracking::TcpOpening, 10), Instant::ZERO)
-                .is_err()
-        );
-        assert_eq!(table.len(), 4);
-    }
-
-    #[test]
-    fn expired_flows_are_swept() {
-        let mut table = table(4, 4);
-        table
-            .insert(flow(1, Tracking::TcpOpening, 10), Instant::ZERO)
-            .unwrap();
-        let stays = table
-            .insert(flow(2, Tracking::TcpOpening, 20), Instant::ZERO)
-            .unwrap();
-        table.sweep(Instant::ZERO + Duration::from_secs(10), |_| true);
-        assert_eq!(table.len(), 1);
-        assert!(table.get(stays).is_some());
-    }
-
-    #[test]
-    fn a_network_leaves_a_quarter_of_one_shard_to_others_whatever_the_host_has_left() {
-        let mut table = table(8, 100);
-        let established = |port| flow(port, Tracking::TcpEstablished, 1000);
-        for port in [1, 3, 5, 7, 9, 11] {
-            table.insert(established(port), Instant::ZERO).unwrap();
-        }
-        let refused = table.insert(established(13), Instant::ZERO);
-        assert_eq!(refused, Err(DropReason::ConnectionLimit));
-        let first = table.find(&established(1).key).unwrap();
-        assert!(
-            table.insert(established(2), Instant::ZERO).is_ok(),
-            "another network"
-        );
-        table.remove(first);
-        assert!(
-            table.insert(established(13), Instant::ZERO).is_ok(),
-            "what died gave its place back"
-        );
-    }
-
-    #[test]
-    fn a_network_at_its_bound_gives_up_its_own_flows_and_leaves_room_to_others() {
-        let mut table = table(64, 3);
-        let quotas = Arc::clone(&table.quotas);
-        let established = |port| flow(port, Tracking::TcpEstablished, 1000);
-        for port in [1, 3] {
-            table.insert(established(port), Instant::ZERO).unwrap();
-        }
-        for port in [5, 7, 9] {
-            let opening = flow(port, Tracking::TcpOpening, 10);
-            table.insert(opening, Instant::ZERO).unwrap();
-            assert_eq!((table.len(), quotas.flows(QuotaSlot(1))), (3, 3));
-        }
-        table.insert(established(11), Instant::ZERO).unwrap();
-        let refused = table.insert(established(13), Instant::ZERO);
-        assert_eq!(refused, Err(DropReason::ConnectionLimit));
-        assert!(
-            table.insert(established(2), Instant::ZERO).is_ok(),
-            "another network"
-        );
-        // What is of a network that is gone is forgotten.
-        table.sweep(Instant::ZERO, |flow| flow.quota == QuotaSlot(0));
-        assert_eq!((table.len(), quotas.flows(QuotaSlot(1))), (1, 0));
-    }
-}
+mod tests;

@@ -1,11 +1,14 @@
 //! What is known about a connection, by protocol, and how long it is remembered without a packet.
 
-use crate::wire::{Headers, Transport, protocol, tcp_flags};
+use super::tcp::{Connection, Segment, Stage, Step};
+use crate::drop::DropReason;
+use crate::stats::FlowState;
+use crate::wire::{Headers, protocol};
 use std::time::Duration;
 
 /// TCP, established: not less than 2 h 4 min (RFC 5382 §5, REQ-5).
 const TCP_ESTABLISHED: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
-/// TCP, opening or closing: not less than 4 min (RFC 5382 §5, REQ-5).
+/// TCP, opening, closing, or in TIME-WAIT: not less than 4 min (RFC 5382 §5, REQ-5).
 const TCP_TRANSITORY: Duration = Duration::from_secs(4 * 60);
 /// TCP after a reset: long enough for what is still on the way.
 const TCP_CLOSED: Duration = Duration::from_secs(10);
@@ -13,124 +16,140 @@ const TCP_CLOSED: Duration = Duration::from_secs(10);
 const UDP: Duration = Duration::from_secs(2 * 60);
 /// ICMP queries: not less than 60 s (RFC 5508 §3.2, REQ-2).
 const ICMP: Duration = Duration::from_secs(60);
-/// Everything else, fragments among it.
+/// Everything else.
 const OTHER: Duration = Duration::from_secs(2 * 60);
-
-/// The flags that tell the steps of the handshake apart.
-const HANDSHAKE: u8 = tcp_flags::SYN | tcp_flags::ACK;
 
 /// The state of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tracking {
-    /// TCP: no packet of the other side yet.
-    TcpOpening,
-    /// TCP: the other side has accepted, and the handshake isn't over.
-    TcpAnswered,
-    /// TCP: both sides have sent without SYN.
-    TcpEstablished,
-    /// TCP: a FIN was seen.
-    TcpClosing,
-    /// TCP: a RST was seen.
-    TcpClosed,
+    /// TCP.
+    Tcp(Connection),
     /// UDP.
-    Udp,
+    Udp {
+        /// Whether both sides have sent.
+        answered: bool,
+    },
     /// ICMP echo.
-    Icmp,
-    /// Another protocol, or fragments.
-    Other,
+    Icmp {
+        /// Whether both sides have sent.
+        answered: bool,
+    },
+    /// Another protocol.
+    Other {
+        /// Whether both sides have sent.
+        answered: bool,
+    },
 }
 
 impl Tracking {
-    /// The state before the first packet.
-    pub fn first(headers: &Headers) -> Self {
-        match (headers.protocol, headers.transport) {
-            (_, Transport::Fragment) => Self::Other,
-            (protocol::TCP, _) => Self::TcpOpening,
-            (protocol::UDP, _) => Self::Udp,
-            (protocol::ICMP | protocol::ICMPV6, _) => Self::Icmp,
-            _ => Self::Other,
+    /// The state after the first packet, of the side that begins.
+    pub fn begin(headers: &Headers, segment: Option<&Segment>) -> Self {
+        match (segment, headers.protocol) {
+            (Some(segment), _) if segment.begins() => Self::Tcp(Connection::begin(segment)),
+            _ => Self::pick_up(headers, segment, false),
         }
     }
 
-    /// The state after a packet. The opener alone establishes nothing, for an established connection is never evicted:
-    /// whoever sends to addresses that nobody has would fill the table. `reply`: it comes from the side that didn't begin.
-    pub fn advance(self, headers: &Headers, reply: bool) -> Self {
-        let Transport::Tcp { flags, .. } = headers.transport else {
-            return self;
-        };
-        if flags & tcp_flags::RST != 0 {
-            return Self::TcpClosed;
+    /// The state after a packet of a flow whose beginning wasn't seen; `reply`: it is of the side that didn't begin.
+    pub fn pick_up(headers: &Headers, segment: Option<&Segment>, reply: bool) -> Self {
+        let answered = reply;
+        match (segment, headers.protocol) {
+            (Some(segment), _) => Self::Tcp(Connection::pick_up(segment, reply)),
+            (None, protocol::UDP) => Self::Udp { answered },
+            (None, protocol::ICMP | protocol::ICMPV6) => Self::Icmp { answered },
+            (None, _) => Self::Other { answered },
         }
-        match self {
-            Self::TcpOpening | Self::TcpAnswered | Self::TcpEstablished if flags & tcp_flags::FIN != 0 => {
-                Self::TcpClosing
+    }
+
+    /// Takes the next packet; `reply`: it is of the side that didn't begin.
+    ///
+    /// # Errors
+    /// It can't be part of the flow.
+    pub fn advance(&mut self, segment: Option<&Segment>, reply: bool) -> Result<Step, DropReason> {
+        match (self, segment) {
+            (Self::Tcp(connection), Some(segment)) => connection.advance(segment, reply),
+            (Self::Tcp(_), None) => Err(DropReason::Malformed),
+            (Self::Udp { answered } | Self::Icmp { answered } | Self::Other { answered }, _) => {
+                *answered |= reply;
+                Ok(Step::Passed)
             }
-            Self::TcpClosed | Self::TcpClosing if flags & tcp_flags::SYN != 0 => Self::TcpOpening,
-            Self::TcpOpening if reply && flags & HANDSHAKE == HANDSHAKE => Self::TcpAnswered,
-            // In the middle of a connection that is older than this table, the other side's word is enough.
-            Self::TcpOpening if reply && flags & HANDSHAKE == tcp_flags::ACK => Self::TcpEstablished,
-            Self::TcpAnswered if flags & HANDSHAKE == tcp_flags::ACK => Self::TcpEstablished,
-            state => state,
         }
     }
 
     /// How long the flow is remembered without a packet.
-    pub const fn timeout(self) -> Duration {
+    pub const fn timeout(&self) -> Duration {
         match self {
-            Self::TcpOpening | Self::TcpAnswered | Self::TcpClosing => TCP_TRANSITORY,
-            Self::TcpEstablished => TCP_ESTABLISHED,
-            Self::TcpClosed => TCP_CLOSED,
-            Self::Udp => UDP,
-            Self::Icmp => ICMP,
-            Self::Other => OTHER,
+            Self::Tcp(connection) => match connection.stage() {
+                Stage::Opening | Stage::Answered | Stage::Closing | Stage::Finished => TCP_TRANSITORY,
+                Stage::Established => TCP_ESTABLISHED,
+                Stage::Closed => TCP_CLOSED,
+            },
+            Self::Udp { .. } => UDP,
+            Self::Icmp { .. } => ICMP,
+            Self::Other { .. } => OTHER,
         }
+    }
+
+    /// What a user is told.
+    pub const fn state(&self) -> FlowState {
+        match self {
+            Self::Tcp(connection) => match connection.stage() {
+                Stage::Opening | Stage::Answered => FlowState::Opening,
+                Stage::Established => FlowState::Established,
+                Stage::Closing => FlowState::Closing,
+                Stage::Finished | Stage::Closed => FlowState::Closed,
+            },
+            Self::Udp { answered } | Self::Icmp { answered } | Self::Other { answered } => {
+                if *answered {
+                    FlowState::Answered
+                } else {
+                    FlowState::Unanswered
+                }
+            }
+        }
+    }
+
+    /// Whether it is a TCP connection whose handshake isn't over, from its beginning.
+    pub const fn is_half_open(&self) -> bool {
+        matches!(self, Self::Tcp(connection) if connection.is_half_open())
+    }
+
+    /// Whether its beginning was elsewhere, or before this table.
+    pub const fn is_picked_up(&self) -> bool {
+        matches!(self, Self::Tcp(connection) if connection.is_picked_up())
+    }
+
+    /// Whether an ICMP error may quote a packet with this TCP sequence number; `reply`: one of the side that didn't begin.
+    pub fn may_be_quoted(&self, sequence: Option<u32>, reply: bool) -> bool {
+        match self {
+            Self::Tcp(connection) => {
+                sequence.is_some_and(|sequence| connection.awaits_acknowledgement(sequence, reply))
+            }
+            Self::Udp { .. } | Self::Icmp { .. } | Self::Other { .. } => true,
+        }
+    }
+
+    /// Which flows go first when there is no room; `None`: never.
+    pub(super) const fn dispensable(&self) -> Option<Dispensable> {
+        Some(match self.state() {
+            FlowState::Closed => Dispensable::Closed,
+            FlowState::Opening => Dispensable::HalfOpen,
+            FlowState::Unanswered => Dispensable::Unanswered,
+            FlowState::Closing | FlowState::Answered => Dispensable::Idle,
+            FlowState::Established => return None,
+        })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tcp_flags::{ACK, FIN, RST, SYN};
-
-    /// The state after segments with these flags; `true`: of the other side.
-    fn after(segments: &[(u8, bool)]) -> Tracking {
-        segments
-            .iter()
-            .fold(Tracking::TcpOpening, |state, (flags, reply)| {
-                let mut packet = Vec::new();
-                etherparse::PacketBuilder::ipv4([172, 19, 1, 2], [172, 19, 2, 2], 64)
-                    .tcp(40_000, 80, 1, 1000)
-                    .write(&mut packet, &[])
-                    .unwrap();
-                packet[33] = *flags;
-                state.advance(&Headers::parse(&packet).unwrap(), *reply)
-            })
-    }
-
-    #[test]
-    fn a_connection_is_established_by_both_sides_only() {
-        let opening = [(SYN, false), (SYN | ACK, true)];
-        assert_eq!(after(&opening), Tracking::TcpAnswered);
-        assert_eq!(
-            after(&[opening[0], opening[1], (ACK, false)]),
-            Tracking::TcpEstablished
-        );
-        for flags in [ACK, SYN | ACK] {
-            assert_eq!(after(&[(flags, false); 3]), Tracking::TcpOpening);
-        }
-        // After a restart of the datapath.
-        assert_eq!(after(&[(ACK, false), (ACK, true)]), Tracking::TcpEstablished);
-    }
-
-    #[test]
-    fn an_end_and_a_new_beginning_are_seen_in_every_state() {
-        let established = [(SYN, false), (SYN | ACK, true), (ACK, false)];
-        for length in 1..=3 {
-            let begun = &established[..length];
-            let with = |more: &[(u8, bool)]| after(&[begun, more].concat());
-            assert_eq!(with(&[(FIN | ACK, true)]), Tracking::TcpClosing);
-            assert_eq!(with(&[(RST, false)]), Tracking::TcpClosed);
-            assert_eq!(with(&[(RST, true), (SYN, false)]), Tracking::TcpOpening);
-        }
-    }
+/// In the order in which flows leave a full table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Dispensable {
+    /// Over, or expired.
+    Closed,
+    /// TCP: the handshake isn't over.
+    HalfOpen,
+    /// Another protocol: nobody has answered.
+    Unanswered,
+    /// Whatever else has been idle longest.
+    Idle,
 }

@@ -103,8 +103,12 @@ fn finish(mut train: Train, pool: &mut FramePool, out: &mut impl Deliver) {
     pool.recycle(train.frame);
 }
 
-/// Whether a packet may be in a train at all: payload, no flag that ends or resets anything, correct checksum.
+/// Whether a packet may be in a train at all: nothing between its IP header and its transport, payload, no flag that
+/// ends or resets anything, correct checksum.
 fn is_glueable(packet: &[u8], headers: &Headers) -> bool {
+    if headers.transport_offset != if headers.is_ipv6() { 40 } else { 20 } {
+        return false;
+    }
     let transport = &packet[headers.transport_offset..];
     let has_payload = headers.total_length > headers.payload_offset;
     let plain = match headers.transport {
@@ -126,6 +130,10 @@ fn is_glueable(packet: &[u8], headers: &Headers) -> bool {
     let mut sum = Sum::pseudo_header(headers.source, headers.destination, headers.protocol, length);
     sum.add(transport);
     sum.is_correct()
+}
+
+fn ports<'a>(packet: &'a [u8], headers: &Headers) -> Option<&'a [u8; 4]> {
+    packet.get(headers.transport_offset..)?.first_chunk()
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {
@@ -157,14 +165,13 @@ impl Train {
     fn is_same_flow(&self, port: PortId, packet: &[u8], headers: &Headers) -> bool {
         let mine = self.frame.packet();
         let addresses = if headers.is_ipv6() { 8..40 } else { 12..20 };
-        let ports = headers.transport_offset..headers.transport_offset + 4;
+        // One with options or extension headers isn't glued, and yet has its place in the flow's order.
+        let ports = ports(packet, headers);
         self.port == port
             && self.headers.protocol == headers.protocol
-            && self.headers.transport_offset == headers.transport_offset
             && self.headers.is_ipv6() == headers.is_ipv6()
-            && packet.len() >= ports.end
             && mine[addresses.clone()] == packet[addresses]
-            && mine[ports.clone()] == packet[ports]
+            && ports.is_some_and(|ports| self::ports(mine, &self.headers) == Some(ports))
     }
 
     /// Appends the payload of a glueable packet of the same flow. False: it can't follow.

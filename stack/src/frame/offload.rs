@@ -94,7 +94,13 @@ impl Offload {
 
     /// Whether a packet with these headers can have been left so: it is cut by its own protocol, and a partial checksum
     /// is its transport's, or of something in its payload. Any other place would be written to after it was judged.
+    /// Nothing is left undone on a fragment, and an IPv6 fragment header is of one packet.
     pub fn agrees_with(self, headers: &Headers) -> bool {
+        if headers.transport == Transport::Fragment && self.partial_checksum.is_some()
+            || headers.fragment.is_some() && self.segmentation != Segmentation::None
+        {
+            return false;
+        }
         let (is_cut_right, checksum_at) = match (headers.transport, self.segmentation) {
             (Transport::Tcp { .. }, Segmentation::Tcp { size, .. }) => (size > 0, Some(TCP_CHECKSUM)),
             (Transport::Udp { .. }, Segmentation::Udp { size }) => (size > 0, Some(UDP_CHECKSUM)),

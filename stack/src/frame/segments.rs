@@ -122,7 +122,7 @@ impl<'a> Segments<'a> {
             let identification = u16::from_be_bytes([out[4], out[5]]).wrapping_add(index as u16);
             out[4..6].copy_from_slice(&identification.to_be_bytes());
             out[10..12].fill(0);
-            let sum = checksum(&out[..20]);
+            let sum = checksum(&out[..headers.transport_offset]);
             out[10..12].copy_from_slice(&sum);
         }
         let transport = &mut out[headers.transport_offset..];
@@ -202,7 +202,7 @@ impl Frame {
         } else {
             packet[2..4].copy_from_slice(&length.to_be_bytes());
             packet[10..12].fill(0);
-            let sum = checksum(&packet[..20]);
+            let sum = checksum(&packet[..headers.transport_offset]);
             packet[10..12].copy_from_slice(&sum);
         }
         let at = headers.transport_offset + TCP_CHECKSUM;

@@ -6,6 +6,7 @@
 use super::{PeerId, Vni};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A service of an application, with what its document says about it.
@@ -163,5 +164,52 @@ impl Limits {
     /// Whether nothing is limited.
     pub fn is_unlimited(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+impl fmt::Display for ServiceId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}/{}", self.tenant, self.application, self.service)
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => formatter.write_str("everybody"),
+            Self::Service(id) => write!(formatter, "service {id}"),
+            Self::Application { tenant, application } => {
+                write!(formatter, "application {tenant}/{application}")
+            }
+            Self::Network(vni) => write!(formatter, "the network with VNI {vni}"),
+            Self::Prefix(prefix) => write!(formatter, "{prefix}"),
+        }
+    }
+}
+
+impl fmt::Display for ProtocolMatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, ranges) = match self {
+            Self::Tcp(ranges) => ("tcp", ranges.as_slice()),
+            Self::Udp(ranges) => ("udp", ranges.as_slice()),
+            Self::Icmp => ("icmp", [].as_slice()),
+        };
+        formatter.write_str(name)?;
+        for (range, separator) in ranges
+            .iter()
+            .zip(std::iter::once(" ").chain(std::iter::repeat(",")))
+        {
+            write!(formatter, "{separator}{range}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            return write!(formatter, "{}", self.first);
+        }
+        write!(formatter, "{}-{}", self.first, self.last)
     }
 }

@@ -159,6 +159,16 @@ pub enum Reach {
     Site(Vec<Generation>),
 }
 
+impl Reach {
+    /// The newest start of a site host's datapath.
+    pub fn newest_generation(&self) -> Option<u64> {
+        match self {
+            Self::Foreign(_) => None,
+            Self::Site(generations) => generations.iter().map(|generation| generation.number).max(),
+        }
+    }
+}
+
 /// A foreign peer's one lane.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -11,6 +11,9 @@ const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST_V6: u8 = 128;
 const ECHO_REPLY_V6: u8 = 129;
+/// A fragment header (RFC 8200 §4.5): its number, and its length.
+const PROTOCOL_FRAGMENT: u8 = 44;
+const FRAGMENT_HEADER: usize = 8;
 /// The longest error: IPv4, RFC 1812 §4.3.2.3.
 const LONGEST_IPV4: usize = 576;
 /// The longest error: IPv6, RFC 4443 §2.4 c.
@@ -53,7 +56,8 @@ impl IcmpError {
     }
 }
 
-/// The reply to an echo request (RFC 792 p. 14, RFC 4443 §4.2): the same packet, turned round.
+/// The reply to an echo request (RFC 792 p. 14, RFC 4443 §4.2): the same packet, turned round. Where the request may be
+/// cut, so may the reply, under the name that the request has: its sender uses no name twice at a time.
 /// `None` when `packet` isn't a whole echo request with a correct checksum.
 pub fn echo_reply(packet: &[u8], out: &mut [u8]) -> Option<usize> {
     let request = Original::parse(packet)?;
@@ -73,8 +77,9 @@ pub fn echo_reply(packet: &[u8], out: &mut [u8]) -> Option<usize> {
         return None;
     }
     let addresses = Addresses::new(request.destination, request.source)?;
-    let length = addresses.header_length() + request.transport.len();
-    let payload = addresses.write_header(out.get_mut(..length)?, request.protocol, HOP_LIMIT)?;
+    let payload = write_reply_header(addresses, &request, out)?;
+    let length = addresses.header_length() + payload.len();
+    let payload = payload.get_mut(payload.len() - request.transport.len()..)?;
     payload.copy_from_slice(request.transport);
     payload[0] = reply;
     // Source and destination changed places, which no sum sees: only the type's word differs.
@@ -82,6 +87,40 @@ pub fn echo_reply(packet: &[u8], out: &mut [u8]) -> Option<usize> {
     let updated = checksum::update([payload[2], payload[3]], before, [reply, 0]);
     payload[2..4].copy_from_slice(&updated);
     Some(length)
+}
+
+/// Writes the header of a reply, with what says that it may be cut, and gives what stands behind the IP header.
+fn write_reply_header<'a>(
+    addresses: Addresses,
+    request: &Original<'_>,
+    out: &'a mut [u8],
+) -> Option<&'a mut [u8]> {
+    let start = addresses.header_length();
+    let fragment_header = match (addresses, request.identification) {
+        (Addresses::V6(..), Some(_)) => FRAGMENT_HEADER,
+        (Addresses::V6(..), None) | (Addresses::V4(..), _) => 0,
+    };
+    let packet = out.get_mut(..start + fragment_header + request.transport.len())?;
+    addresses.write_header(packet, request.protocol, HOP_LIMIT)?;
+    let (header, payload) = packet.split_at_mut_checked(start)?;
+    match (addresses, request.identification) {
+        (_, None) => {}
+        (Addresses::V4(..), Some(identification)) => {
+            header[4..6].copy_from_slice(&(identification as u16).to_be_bytes());
+            header[6..8].fill(0);
+            header[10..12].fill(0);
+            let sum = checksum::checksum(header);
+            header[10..12].copy_from_slice(&sum);
+        }
+        // RFC 6946: offset 0, and none to follow.
+        (Addresses::V6(..), Some(identification)) => {
+            header[6] = PROTOCOL_FRAGMENT;
+            let fragment = payload.first_chunk_mut::<FRAGMENT_HEADER>()?;
+            fragment[..4].copy_from_slice(&[request.protocol, 0, 0, 0]);
+            fragment[4..].copy_from_slice(&identification.to_be_bytes());
+        }
+    }
+    Some(payload)
 }
 
 /// An error about `packet` to its sender, from `source`, quoting as much of it as the standards let.

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
+const DONT_FRAGMENT: u16 = 0x4000;
 
 /// An IP packet, cut to the length that its header says.
 pub(super) struct Original<'a> {
@@ -16,6 +18,8 @@ pub(super) struct Original<'a> {
     pub(super) protocol: u8,
     pub(super) transport: &'a [u8],
     pub(super) fragment: Fragment,
+    /// What its sender calls it, if its sender lets it be cut: IPv4 without the flag, IPv6 with a fragment header.
+    pub(super) identification: Option<u32>,
 }
 
 /// Whether a packet is all of a datagram.
@@ -49,6 +53,8 @@ impl<'a> Original<'a> {
             protocol: header[9],
             transport: packet.get(header_length..length)?,
             fragment: Fragment::new(field & 0x1fff, field & 0x2000 != 0),
+            identification: (field & DONT_FRAGMENT == 0)
+                .then_some(u32::from(u16::from_be_bytes([header[4], header[5]]))),
         })
     }
 
@@ -63,6 +69,7 @@ impl<'a> Original<'a> {
             protocol: header[6],
             transport: packet.get(IPV6_HEADER..length)?,
             fragment: Fragment::Whole,
+            identification: None,
         };
         original.skip_extensions()?;
         Some(original)
@@ -71,13 +78,16 @@ impl<'a> Original<'a> {
     /// Walks over extension headers (RFC 8200 §4); each takes at least 8 bytes away, so this ends.
     fn skip_extensions(&mut self) -> Option<()> {
         while is_extension(self.protocol) && self.fragment != Fragment::Later {
-            let [next, length, high, low, ..] = *self.transport.first_chunk::<8>()?;
-            let skipped = if self.protocol == FRAGMENT {
-                let field = u16::from_be_bytes([high, low]);
-                self.fragment = Fragment::new(field >> 3, field & 1 != 0);
-                8
-            } else {
-                (usize::from(length) + 1) * 8
+            let [next, length, high, low, identification @ ..] = *self.transport.first_chunk::<8>()?;
+            let skipped = match self.protocol {
+                FRAGMENT => {
+                    let field = u16::from_be_bytes([high, low]);
+                    self.fragment = Fragment::new(field >> 3, field & 1 != 0);
+                    self.identification = Some(u32::from_be_bytes(identification));
+                    8
+                }
+                AUTHENTICATION => (usize::from(length) + 2) * 4,
+                _ => (usize::from(length) + 1) * 8,
             };
             self.transport = self.transport.get(skipped..)?;
             self.protocol = next;
@@ -136,5 +146,8 @@ impl Fragment {
 }
 
 const fn is_extension(protocol: u8) -> bool {
-    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
+    matches!(
+        protocol,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
+    )
 }

@@ -30,6 +30,11 @@ impl RateLimit {
         Self::new(100, 50)
     }
 
+    /// TCP resets of one shard to senders whom policy denies: as many as ICMP errors.
+    pub fn resets() -> Self {
+        Self::new(100, 50)
+    }
+
     /// Takes a token; false when there is none.
     pub fn allow(&mut self, now: Instant) -> bool {
         let full_at = self.full_at.max(now) + self.interval;

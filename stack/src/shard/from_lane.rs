@@ -1,26 +1,27 @@
 //! Out of a tunnel: whose, authentic, VXLAN, a member's, from its own block; then to a port.
 
-use super::from_port::{Came, NotHere, is_group, is_martian, packet_example};
+use super::flows::{NotHere, Seeker};
+use super::from_port::{Came, packet_example};
 use super::to_tunnel::{send_datagram, send_to};
 use super::{Datagrams, PortOutput, Shard, Turn, answers, denied, example_of};
 use crate::drop::DropReason;
 use crate::egress::Egress;
-use crate::flow::{Arrival, Hop};
+use crate::flow::{Arrival, Hop, Verdict};
 use crate::overlay::{Decapsulated, NeighbourKey, decap};
 use crate::plan::{PeerId, Vni, vtep_address};
 use crate::responder::arp::{self, Operation};
 use crate::responder::ndp::{self, Ndp};
-use crate::snapshot::NetworkEntry;
+use crate::snapshot::{NetworkEntry, is_group, is_martian};
 use crate::stats::DropExample;
 use crate::wire::vxlan::EtherType;
-use crate::wire::{Ecn, Headers, MacAddr, protocol};
+use crate::wire::{Ecn, Headers, MacAddr, Transport, protocol};
 use crate::wireguard::{Admission, HandshakeOutcome, Message, Opened, ReceiverIndex, TunnelPlace};
 use std::net::IpAddr;
 
 /// Who sent a packet.
 #[derive(Clone, Copy)]
-struct Sender {
-    peer: PeerId,
+pub(super) struct Sender {
+    pub(super) peer: PeerId,
     /// By which tunnel it came.
     place: TunnelPlace,
 }
@@ -214,15 +215,27 @@ impl Shard {
                 let joined = headers.ecn().decapsulated(outer).ok_or(DropReason::EcnMismatch)?;
                 let packet = &mut plain[frame.packet.clone()][..headers.total_length];
                 headers.set_ecn(packet, joined);
+                if headers.transport == Transport::Fragment {
+                    self.count_received(from, packet);
+                    return self.fragment_from_peer(from, frame.vni, packet, &headers, turn);
+                }
                 if self.relief.lane {
                     self.relieve_by_packet(packet, &mut headers)?;
                 }
+                self.count_received(from, packet);
                 self.packet_from_peer(from, frame.vni, packet, &headers, turn)
             }
         }
     }
 
-    fn packet_from_peer(
+    fn count_received(&mut self, from: Sender, packet: &[u8]) {
+        if let Some(entry) = self.peers.tunnel_mut(from.place) {
+            entry.traffic.received_packets += 1;
+            entry.traffic.received_bytes += packet.len() as u64;
+        }
+    }
+
+    pub(super) fn packet_from_peer(
         &mut self,
         from: Sender,
         vni: Vni,
@@ -230,21 +243,32 @@ impl Shard {
         headers: &Headers,
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
-        if let Some(entry) = self.peers.tunnel_mut(from.place) {
-            entry.traffic.received_packets += 1;
-            entry.traffic.received_bytes += packet.len() as u64;
-        }
         // The sender chose this shard: it is never handed over.
-        let arrival = Arrival::Tunnel(from.peer);
-        let found = match self.flow(vni, headers, packet, arrival, Came::Read, turn) {
+        let seeker = Seeker {
+            vni,
+            headers,
+            packet,
+            packets: 1,
+            arrival: Arrival::Tunnel(from.peer),
+            came: Came::Read,
+        };
+        let found = match self.flow(&seeker, turn) {
             Ok(found) => found,
-            Err(NotHere::Verdict(verdict)) => return Err(denied(verdict)),
+            Err(NotHere::Verdict(verdict)) => {
+                if let Verdict::Reject(_) = verdict {
+                    self.refuse_to_peer(from.peer, vni, packet, turn);
+                }
+                return Err(denied(verdict));
+            }
             Err(NotHere::Home(_)) => return Err(DropReason::NoFlow),
         };
         let Hop::Port(slot) = found.hop else {
             return Err(DropReason::NoInstance);
         };
         let port = turn.policy.port(slot).ok_or(DropReason::NoInstance)?;
+        if !headers.dont_fragment && packet.len() > usize::from(port.mtu.get()) {
+            return self.deliver_in_parts(port, packet, headers, turn.egress);
+        }
         if self.glue && port.offloads {
             let mut ports = PortOutput {
                 policy: turn.policy,

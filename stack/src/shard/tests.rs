@@ -141,6 +141,11 @@ fn plan(own: u8, other: u8) -> Plan {
 }
 
 fn host(own: u8, other: u8) -> Host {
+    host_since(own, other, now())
+}
+
+/// A host whose first plan came at `start`.
+fn host_since(own: u8, other: u8, start: Instant) -> Host {
     let config = ShardConfig {
         id: ShardId(0),
         count: NonZeroU8::MIN,
@@ -156,7 +161,7 @@ fn host(own: u8, other: u8) -> Host {
         address: underlay(own),
     };
     let snapshot = Snapshot::compile(&plan(own, other), None);
-    host.shard.install(snapshot, now(), &mut host.out);
+    host.shard.install(snapshot, start, &mut host.out);
     host
 }
 
@@ -435,5 +440,7 @@ fn a_changed_policy_is_applied_to_live_flows_and_an_equal_one_is_no_epoch() {
     assert!(first.out.datagrams.is_empty());
 }
 
+mod denials;
 mod guards;
+mod names;
 mod relief;

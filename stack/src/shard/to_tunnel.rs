@@ -1,11 +1,12 @@
 //! Into a tunnel: neighbour → session → cut → VXLAN → seal, straight into the batch that the socket sends.
 
 use super::counters::Counters;
+use super::from_port::must_be_cut;
 use super::{Shard, Turn};
 use crate::drop::DropReason;
 use crate::egress::{Egress, LaneKind, Route, Slot};
 use crate::flow::FlowIndex;
-use crate::frame::{Frame, Segments};
+use crate::frame::{Frame, Segmentation, Segments, fragment};
 use crate::overlay::{Asked, Encap, Lookup, NeighbourKey};
 use crate::plan::{Mtu, PeerId, Vni, vtep_address};
 use crate::responder::{arp, ndp};
@@ -52,13 +53,13 @@ impl Shard {
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
         let flow = to.flow;
-        let prepared = flow.and_then(|index| self.flows.get(index)?.tunnel.clone());
+        let prepared = flow.and_then(|index| self.flows.get(index)?.tunnel);
         let prepared = match prepared {
             Some(prepared) => prepared,
-            None => super::from_port::tunnel_headers(turn.policy, to.vni, &headers.endpoints(), to.peer)
+            None => super::flows::tunnel_headers(turn.policy, to.vni, &headers.endpoints(), to.peer)
                 .ok_or(DropReason::NoPeer)?,
         };
-        let mut encap = prepared.encap;
+        let mut encap = prepared.encap(turn.policy.ordinal(), to.vni, &headers.endpoints());
         if let Some(hint) = prepared.neighbour {
             let Some((mac, place)) = self.neighbour(to, hint, frame, headers, turn)? else {
                 return Ok(());
@@ -92,7 +93,24 @@ impl Shard {
         }
         let entry = self.peers.tunnel_mut(ready).ok_or(DropReason::NoSession)?;
         encap.set_ecn(headers.ecn());
-        seal(entry, encap, frame, headers, mtu, &mut self.train, turn)
+        if !must_be_cut(frame, headers, mtu) {
+            return seal(entry, encap, frame, headers, mtu, &mut self.train, turn);
+        }
+        // All parts go by the lane of the whole.
+        let part = self.pool.take(usize::from(mtu.get()));
+        let mut part = part.ok_or(DropReason::NoBuffer)?;
+        let mut sent = Ok(());
+        let mut offset = 0;
+        while let Some(next) = fragment::write(frame.packet(), headers, mtu, offset, &mut part)
+            && sent.is_ok()
+        {
+            let headers = Headers::parse(part.packet());
+            sent = headers
+                .and_then(|headers| seal(entry, encap.clone(), &part, &headers, mtu, &mut self.train, turn));
+            offset = next;
+        }
+        self.pool.recycle(part);
+        sent
     }
 
     /// The MAC address behind a foreign peer, and its place in the cache. `None`: it was asked for, and the packet waits.
@@ -148,22 +166,27 @@ impl Shard {
     }
 
     /// Sends packets that have waited, for a neighbour's answer or for a session, as far as the policy in force still
-    /// leads them there.
+    /// leads them there and lets their flows live.
     pub(super) fn send_waiting(
         &mut self,
         peer: PeerId,
         waiting: impl IntoIterator<Item = (Vni, Frame)>,
         turn: &mut Turn<'_, impl Egress>,
     ) {
-        for (vni, frame) in waiting {
+        for (vni, mut frame) in waiting {
             let sent = Headers::parse(frame.packet()).and_then(|headers| {
-                if !turn.policy.leads_to_peer(vni, &headers, peer) {
+                if frame.offload.segmentation == Segmentation::None {
+                    frame.finish_checksum(&headers);
+                }
+                if !turn.policy.leads_to_peer(vni, &headers, peer)
+                    || !self.is_still_allowed(vni, &headers, frame.packet(), turn)
+                {
                     return Err(DropReason::NoPeer);
                 }
                 let outbound = Outbound {
                     peer,
                     vni,
-                    home: super::from_port::home_of(vni, &headers, frame.packet()),
+                    home: super::flows::home_of(vni, &headers, frame.packet()),
                     flow: None,
                 };
                 self.send_to_peer(&outbound, &frame, &headers, turn)

@@ -2,13 +2,30 @@
 //!
 //! [`Policy`] says who may talk to whom and where packets go; it carries the epoch that flows remember. [`Lanes`] says
 //! by which keys and endpoints peers are reached, [`Names`] who may ask for which names; a change of them touches no flow.
+//!
+//! The files: `guard` says whether a port may send a packet at all; `policy` (who is where), `services` (who is who) and
+//! `owners` (whom a flow counts for) are looked up; `judge` is the one walk that decides a flow, by lists of `rules`;
+//! `explain` is the same walk, told in names; `edges` asks it about everybody. `names` has the ports' views of the names
+//! in each network's [`zone`].
 
+mod edges;
+mod explain;
+mod guard;
+mod judge;
 mod names;
+mod owners;
 mod policy;
+mod rules;
+mod services;
 pub mod zone;
 
+pub(crate) use guard::{is_group, is_martian};
+
+pub use edges::{Carrier, Change, Difference, Edge, Edges, End, Passage};
+pub use explain::{Basis, Citation, Explanation, NetworkName, Place, Step};
 pub use names::{Names, View};
 pub use policy::{MemberEntry, NetworkEntry, PeerEntry, Policy, PortEntry, PortSlot};
+pub use services::{ServiceEntry, ServiceSlot};
 
 use crate::plan::{PeerId, Plan, PrivateKey, Reach};
 use std::sync::Arc;

@@ -1,46 +1,50 @@
-//! Who may talk to whom, and where packets go: the only place where a new flow is decided.
-//!
-//! Default deny. Instances of one application may talk, on one host and across hosts; the service address answers its
-//! own instances; everything else is denied with a reason.
+//! Who is where: the ports, networks, peers and services of a plan, made to be looked up.
 
-use crate::drop::DropReason;
-use crate::flow::{Answer, Arrival, Hop, QuotaSlot, Quotas, Verdict};
+use super::owners::Limited;
+use super::services::{ApplicationSlot, ServiceEntry, ServiceSlot, Services};
+use crate::flow::{QuotaSlot, Quotas};
 use crate::plan::{
-    HostOrdinal, Instance, Mtu, Network, NetworkNumbers, PeerId, PeerNetworks, Plan, PortId, Reach, Vni,
+    HostOrdinal, Instance, Member, Mtu, Network, NetworkKind, NetworkNumbers, PeerId, PeerNetworks, Plan,
+    PortId, Reach, Service, ServiceId, Vni,
 };
-use crate::wire::{Endpoints, Headers, protocol};
+use crate::wire::{Endpoints, Headers};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 type Map<K, V> = HashMap<K, V, FixedState>;
 
-/// DNS: until names are built, the service address says that nobody listens.
-const DNS: u16 = 53;
 /// Slots of a network's blocks by ordinal: nobody.
 const NOBODY: u32 = u32::MAX;
 
 /// A port's place in a policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct PortSlot(pub u32);
 
 /// Compiled policy and routes.
 pub struct Policy {
     epoch: u64,
-    source: Source,
+    pub(super) source: Source,
     ports: Vec<PortEntry>,
     port_slots: Map<PortId, PortSlot>,
     networks: Map<Vni, NetworkEntry>,
     peers: Map<PeerId, PeerEntry>,
+    pub(super) services: Services,
+    pub(super) limited: Limited,
 }
 
-/// What a policy is compiled from, to compare.
+/// What a policy is compiled from: to compare, and to tell what things are called.
 #[derive(PartialEq, Eq)]
-struct Source {
+pub(super) struct Source {
     ordinal: HostOrdinal,
-    networks: Vec<Network>,
-    instances: Vec<Instance>,
+    pub(super) networks: Vec<Network>,
+    pub(super) services: Vec<Service>,
+    /// In the order of the ports.
+    pub(super) instances: Vec<Instance>,
+    pub(super) members: Vec<Member>,
     peers: Vec<(PeerId, PeerEntry)>,
 }
 
@@ -52,6 +56,8 @@ pub struct PortEntry {
     pub mtu: Mtu,
     /// Whether its device takes super-packets and partial checksums.
     pub offloads: bool,
+    /// The service of its instance.
+    pub service: Option<ServiceSlot>,
     /// The networks it is in; the application's own first.
     pub memberships: Vec<MemberEntry>,
 }
@@ -67,6 +73,22 @@ pub struct MemberEntry {
     pub ipv4: Ipv4Addr,
     /// The port's IPv6 address.
     pub ipv6: Ipv6Addr,
+}
+
+impl PortEntry {
+    /// The network that a packet of its instance is in: the one whose prefix covers the destination, else the one whose
+    /// address the source is (it wants out). Its source may still be another one's.
+    pub fn network_of(&self, endpoints: &Endpoints) -> Option<&MemberEntry> {
+        let covering = self
+            .memberships
+            .iter()
+            .find(|member| member.covers(endpoints.destination));
+        covering.or_else(|| {
+            self.memberships
+                .iter()
+                .find(|member| member.owns(endpoints.source))
+        })
+    }
 }
 
 impl MemberEntry {
@@ -101,8 +123,12 @@ pub struct NetworkEntry {
     pub numbers: NetworkNumbers,
     /// Where its flows are counted: the same as long as it exists.
     pub quota: QuotaSlot,
+    /// The application whose own network it is.
+    pub(super) application: Option<ApplicationSlot>,
     /// Local instances by address.
     instances: Map<IpAddr, PortSlot>,
+    /// The services of other hosts' instances by address.
+    members: Map<IpAddr, ServiceSlot>,
     /// The member peer that owns each ordinal's block.
     blocks: Box<[u32; 256]>,
 }
@@ -110,6 +136,8 @@ pub struct NetworkEntry {
 /// A peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerEntry {
+    /// What it is called.
+    pub name: String,
     /// Its ordinal.
     pub ordinal: HostOrdinal,
     /// The networks it is a member of.
@@ -123,6 +151,7 @@ pub struct PeerEntry {
 
 fn peer_entries(plan: &Plan) -> Vec<(PeerId, PeerEntry)> {
     let entry = |peer: &crate::plan::Peer| PeerEntry {
+        name: peer.name.clone(),
         ordinal: peer.ordinal,
         networks: peer.networks.clone(),
         mtu: peer.mtu,
@@ -153,6 +182,7 @@ impl Policy {
     /// Compiles the policy of a plan, which comes after `previous`.
     pub fn compile(plan: &Plan, previous: Option<&Self>) -> Self {
         let peers = peer_entries(plan);
+        let services = Services::compile(plan);
         let mut quotas = quota_slots(plan, previous);
         let mut networks: Map<Vni, NetworkEntry> = Map::default();
         for network in &plan.networks {
@@ -166,7 +196,12 @@ impl Policy {
             let entry = NetworkEntry {
                 numbers: network.numbers,
                 quota: quotas.remove(&network.vni).unwrap_or_default(),
+                application: match network.kind {
+                    NetworkKind::Application => services.application_slot(&network.tenant, &network.name),
+                    NetworkKind::Shared => None,
+                },
                 instances: Map::default(),
+                members: Map::default(),
                 blocks,
             };
             networks.insert(network.vni, entry);
@@ -194,13 +229,31 @@ impl Policy {
                 id: instance.port,
                 mtu: instance.mtu,
                 offloads: instance.offloads,
+                service: services.slot(&instance.service_id()),
                 memberships,
             });
+        }
+        for member in &plan.members {
+            let Some((network, service)) = networks.get_mut(&member.vni).zip(services.slot(&member.service))
+            else {
+                continue;
+            };
+            for address in member.addresses() {
+                // A record speaks for its host's own block only.
+                let owner = network
+                    .owner(address)
+                    .and_then(|ordinal| network.peer_of(ordinal));
+                if owner == Some(member.peer) && network.covers(address) {
+                    network.members.insert(address, service);
+                }
+            }
         }
         let source = Source {
             ordinal: plan.ordinal,
             networks: plan.networks.clone(),
+            services: plan.services.clone(),
             instances: plan.instances.clone(),
+            members: plan.members.clone(),
             peers: peers.clone(),
         };
         Self {
@@ -210,6 +263,8 @@ impl Policy {
             port_slots,
             networks,
             peers: peers.into_iter().collect(),
+            services,
+            limited: Limited::compile(plan, previous.map(|previous| &previous.limited)),
         }
     }
 
@@ -217,7 +272,9 @@ impl Policy {
     pub fn is_compiled_from(&self, plan: &Plan) -> bool {
         self.source.ordinal == plan.ordinal
             && self.source.networks == plan.networks
+            && self.source.services == plan.services
             && self.source.instances == plan.instances
+            && self.source.members == plan.members
             && self.source.peers == peer_entries(plan)
     }
 
@@ -251,9 +308,40 @@ impl Policy {
         self.networks.get(&vni)
     }
 
+    /// The own networks of applications.
+    pub fn application_networks(&self) -> impl Iterator<Item = Vni> + '_ {
+        let networks = self.source.networks.iter();
+        networks
+            .filter(|network| network.kind == NetworkKind::Application)
+            .map(|network| network.vni)
+    }
+
     /// The peer with this number.
     pub fn peer(&self, peer: PeerId) -> Option<&PeerEntry> {
         self.peers.get(&peer)
+    }
+
+    /// All peers.
+    pub fn peers(&self) -> impl Iterator<Item = &PeerEntry> {
+        self.source.peers.iter().map(|(_, peer)| peer)
+    }
+
+    /// The place of a service that the plan names.
+    pub fn service_slot(&self, id: &ServiceId) -> Option<ServiceSlot> {
+        self.services.slot(id)
+    }
+
+    /// The service at a place.
+    pub fn service(&self, slot: ServiceSlot) -> Option<&ServiceEntry> {
+        self.services.get(slot)
+    }
+
+    /// The service behind an address: of an instance of this host, or of another one as its record tells.
+    pub fn service_behind(&self, network: &NetworkEntry, address: IpAddr) -> Option<ServiceSlot> {
+        match network.instance(address) {
+            Some(slot) => self.port(slot)?.service,
+            None => network.members.get(&address).copied(),
+        }
     }
 
     /// Whether a packet of an instance of this host still goes to a peer: for what has waited, which may have been
@@ -279,74 +367,6 @@ impl Policy {
         self.network(vni).is_some_and(|network| {
             is_foreign(network, endpoints.destination) || is_foreign(network, endpoints.source)
         })
-    }
-
-    /// Decides a new flow by its first packet. Total; nothing else decides.
-    ///
-    /// `vni` is the network that the packet is in: for a port the one whose prefix covers its destination (else the
-    /// application's own), for a tunnel the one in its VXLAN header. The source must belong to where the packet came
-    /// from: a live flow is judged again by its first packet, and replies go there.
-    pub fn judge(&self, vni: Vni, endpoints: &Endpoints, arrival: Arrival) -> Verdict {
-        let Some(network) = self.network(vni) else {
-            return Verdict::Deny(DropReason::UnknownVni);
-        };
-        if !network.covers(endpoints.destination) {
-            return Verdict::Deny(DropReason::OutboundDenied);
-        }
-        let reply = match arrival {
-            Arrival::Port(port) => match self.port_slot(port) {
-                Some(slot) if network.instance(endpoints.source) == Some(slot) => Hop::Port(slot),
-                Some(_) => return Verdict::Deny(DropReason::SourceNotOwn),
-                None => return Verdict::Deny(DropReason::UnknownPort),
-            },
-            Arrival::Tunnel(peer) => match self.peer(peer) {
-                Some(entry) if !entry.networks.contains(vni) => {
-                    return Verdict::Deny(DropReason::NotMember);
-                }
-                Some(entry) if network.owner(endpoints.source) == Some(entry.ordinal.get()) => {
-                    Hop::Tunnel(peer)
-                }
-                Some(_) => return Verdict::Deny(DropReason::ForeignSource),
-                None => return Verdict::Deny(DropReason::NoPeer),
-            },
-        };
-        if network.is_service_address(endpoints.destination) {
-            return judge_service(endpoints, arrival);
-        }
-        if let Some(slot) = network.instance(endpoints.destination) {
-            return Verdict::Forward {
-                original: Hop::Port(slot),
-                reply,
-            };
-        }
-        match (network.owner(endpoints.destination), arrival) {
-            // What came out of a tunnel never goes into one.
-            (_, Arrival::Tunnel(_)) => Verdict::Deny(DropReason::NoInstance),
-            (Some(ordinal), _) if ordinal == self.ordinal().get() => Verdict::Deny(DropReason::NoInstance),
-            (Some(ordinal), _) => match network.peer_of(ordinal) {
-                Some(peer) => Verdict::Forward {
-                    original: Hop::Tunnel(peer),
-                    reply,
-                },
-                None => Verdict::Deny(DropReason::NoPeer),
-            },
-            (None, _) => Verdict::Deny(DropReason::NoInstance),
-        }
-    }
-}
-
-/// The service address answers the instances of this host only: it is on every host.
-fn judge_service(endpoints: &Endpoints, arrival: Arrival) -> Verdict {
-    match (arrival, endpoints.protocol) {
-        (Arrival::Tunnel(_), _) => Verdict::Deny(DropReason::ServiceAddress),
-        (Arrival::Port(_), protocol::ICMP | protocol::ICMPV6) => Verdict::Answer(Answer::Echo),
-        (Arrival::Port(_), protocol::UDP) if endpoints.destination_port == DNS => {
-            Verdict::Answer(Answer::PortUnreachable)
-        }
-        (Arrival::Port(_), protocol::TCP) if endpoints.destination_port == DNS => {
-            Verdict::Answer(Answer::Reset)
-        }
-        (Arrival::Port(_), _) => Verdict::Deny(DropReason::ServiceAddress),
     }
 }
 

@@ -51,13 +51,15 @@ impl Direction {
     }
 }
 
-/// The canonical five-tuple and the network: equal for both directions.
+/// The canonical five-tuple and the network: equal for both directions. It is packed: a table has a million of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowKey {
-    pub(super) vni: Vni,
-    pub(super) protocol: u8,
-    pub(super) low: (u128, u16),
-    pub(super) high: (u128, u16),
+    low: [u64; 2],
+    high: [u64; 2],
+    low_port: u16,
+    high_port: u16,
+    /// The VNI, and the protocol in the lowest byte.
+    network: u32,
 }
 
 impl FlowKey {
@@ -72,58 +74,102 @@ impl FlowKey {
         };
         (
             Self {
-                vni,
-                protocol: endpoints.protocol,
-                low,
-                high,
+                low: low.0,
+                high: high.0,
+                low_port: low.1,
+                high_port: high.1,
+                network: (vni.get() << 8) | u32::from(endpoints.protocol),
             },
             direction,
         )
     }
-}
 
-impl FlowKey {
     /// The network.
     pub fn vni(&self) -> Vni {
-        self.vni
+        // It was one when the key was made.
+        Vni::try_from(u64::from(self.network >> 8)).unwrap_or(Vni::MIN)
+    }
+
+    /// The IP protocol number.
+    pub fn protocol(&self) -> u8 {
+        self.network as u8
     }
 
     /// The addresses of a packet that goes in `direction`.
     pub fn endpoints(&self, direction: Direction) -> Endpoints {
         let up = Endpoints {
-            protocol: self.protocol,
-            source: address(self.low.0),
-            source_port: self.low.1,
-            destination: address(self.high.0),
-            destination_port: self.high.1,
+            protocol: self.protocol(),
+            source: address(self.low),
+            source_port: self.low_port,
+            destination: address(self.high),
+            destination_port: self.high_port,
         };
         match direction {
             Direction::Up => up,
             Direction::Down => up.reversed(),
         }
     }
+
+    /// Addresses, ports, VNI and protocol in network order: what homes are made of.
+    pub(super) fn octets(&self) -> [u8; 40] {
+        let mut octets = [0; 40];
+        for (part, word) in octets
+            .chunks_exact_mut(8)
+            .zip(self.low.into_iter().chain(self.high))
+        {
+            part.copy_from_slice(&word.to_be_bytes());
+        }
+        octets[32..34].copy_from_slice(&self.low_port.to_be_bytes());
+        octets[34..36].copy_from_slice(&self.high_port.to_be_bytes());
+        octets[36..].copy_from_slice(&self.network.to_be_bytes());
+        octets
+    }
 }
 
 impl Hash for FlowKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let tail = (u128::from(self.vni.get()) << 40)
-            | (u128::from(self.protocol) << 32)
-            | (u128::from(self.low.1) << 16)
-            | u128::from(self.high.1);
-        state.write_u128(self.low.0);
-        state.write_u128(self.high.0);
-        state.write_u128(tail);
+        for word in self.low.into_iter().chain(self.high) {
+            state.write_u64(word);
+        }
+        let ports = (u32::from(self.low_port) << 16) | u32::from(self.high_port);
+        state.write_u64((u64::from(self.network) << 32) | u64::from(ports));
     }
 }
 
 /// IPv4 addresses as IPv4-mapped ones, which no packet carries as such.
-fn bits(address: IpAddr) -> u128 {
+fn bits(address: IpAddr) -> [u64; 2] {
     match address {
-        IpAddr::V4(address) => 0xffff_0000_0000 | u128::from(address.to_bits()),
-        IpAddr::V6(address) => address.to_bits(),
+        IpAddr::V4(address) => [0, 0xffff_0000_0000 | u64::from(address.to_bits())],
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            [(bits >> 64) as u64, bits as u64]
+        }
     }
 }
 
-fn address(bits: u128) -> IpAddr {
-    std::net::Ipv6Addr::from_bits(bits).to_canonical()
+fn address([high, low]: [u64; 2]) -> IpAddr {
+    std::net::Ipv6Addr::from_bits((u128::from(high) << 64) | u128::from(low)).to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_forty_bytes_and_gives_back_what_it_was_made_of() {
+        assert_eq!((size_of::<FlowKey>(), align_of::<FlowKey>()), (40, 8));
+        for (source, destination) in [("172.19.1.2", "172.19.2.2"), ("fd00::2:2", "fd00::1:2")] {
+            let endpoints = Endpoints {
+                protocol: 6,
+                source: source.parse().unwrap(),
+                source_port: 40_000,
+                destination: destination.parse().unwrap(),
+                destination_port: 80,
+            };
+            for endpoints in [endpoints, endpoints.reversed()] {
+                let (key, direction) = FlowKey::of(Vni::MAX, &endpoints);
+                assert_eq!((key.vni(), key.endpoints(direction)), (Vni::MAX, endpoints));
+            }
+        }
+    }
 }

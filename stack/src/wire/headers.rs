@@ -1,8 +1,13 @@
 //! The one parse of an IP packet: every offset that later steps use is proven here.
 //!
-//! IPv4 (RFC 791), IPv6 (RFC 8200), TCP (RFC 9293), UDP (RFC 768), ICMP (RFC 792, RFC 4443).
+//! IPv4 (RFC 791), IPv6 (RFC 8200), TCP (RFC 9293), UDP (RFC 768), ICMP (RFC 792, RFC 4443). IPv4 options and IPv6
+//! extension headers are walked by allow-lists (`options`, `extensions`).
+//!
+//! A fragment is a packet of its own until [`Reassembly`](super::fragments::Reassembly) has the others. One that is a
+//! whole datagram (RFC 6946) is no [`Transport::Fragment`]: it is parsed through, and may be cut again.
 
-use super::{Ecn, Endpoints};
+use super::extensions::Chain;
+use super::{Ecn, Endpoints, options};
 use crate::drop::DropReason;
 use crate::frame::checksum::Sum;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -35,15 +40,14 @@ pub mod tcp_flags {
     pub const CWR: u8 = 0x80;
 }
 
-/// Header of IPv6 fragments (RFC 8200 §4.5).
-const IPV6_FRAGMENT: u8 = 44;
-/// IPv6 extension headers that aren't carried yet: hop-by-hop, routing, ESP, authentication, destination options.
-const IPV6_UNSUPPORTED: [u8; 5] = [0, 43, 50, 51, 60];
 /// What 16 bits of length can say (RFC 791 §3.1, RFC 8200 §4.5).
 const LONGEST_DATAGRAM: usize = 65_535;
-const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
-const IPV6_FRAGMENT_HEADER: usize = 8;
+pub(super) const IPV4_HEADER: usize = 20;
+pub(super) const IPV6_HEADER: usize = 40;
+/// Bits of the fragment word of an IPv4 header (RFC 791 §3.1).
+const DONT_FRAGMENT: u16 = 0x4000;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const OFFSET: u16 = 0x1fff;
 const TCP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 const ICMP_HEADER: usize = 8;
@@ -90,6 +94,29 @@ pub enum Transport {
     Other,
 }
 
+/// What of its datagram's data a packet carries (RFC 791 §3.2, RFC 8200 §4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentField {
+    /// Where its data stands in the datagram's, in bytes.
+    pub offset: usize,
+    /// Whether another part follows.
+    pub more: bool,
+    /// Where its data starts: behind the IPv4 header, or behind the IPv6 fragment header.
+    pub data_offset: usize,
+}
+
+impl FragmentField {
+    /// Whether it is a part, not the whole.
+    pub const fn is_part(self) -> bool {
+        self.more || self.offset > 0
+    }
+
+    /// Whether a part may carry so many bytes: some, and all but the last a multiple of eight.
+    pub(super) const fn has_legal_length(self, data: usize) -> bool {
+        !self.is_part() || (data > 0 && (!self.more || data.is_multiple_of(8)))
+    }
+}
+
 /// The proven headers of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
@@ -97,16 +124,19 @@ pub struct Headers {
     pub source: IpAddr,
     /// Destination address.
     pub destination: IpAddr,
-    /// IP protocol number of the transport.
+    /// IP protocol number of the transport; of an IPv6 fragment that of the first header which was cut, equal in all of
+    /// them.
     pub protocol: u8,
     /// Traffic class, or type of service.
     pub traffic_class: u8,
     /// Hop limit, or time to live.
     pub hop_limit: u8,
-    /// Whether routers mustn't fragment it (always so with IPv6).
+    /// Whether it mustn't be cut on its way: IPv4 with the flag, IPv6 unless its sender cut it (or could have, RFC 6946).
     pub dont_fragment: bool,
     /// The transport.
     pub transport: Transport,
+    /// Of a fragment, and of an IPv6 packet whose fragment header says that it is whole.
+    pub fragment: Option<FragmentField>,
     /// Which datagram a fragment is part of (RFC 791 §3.1, RFC 8200 §4.5); 0 when it is no fragment.
     pub identification: u32,
     /// Where the transport header starts.
@@ -129,44 +159,56 @@ impl Headers {
 
     fn parse_ipv4(packet: &[u8]) -> Result<Self, DropReason> {
         let header = packet.first_chunk::<IPV4_HEADER>().ok_or(DropReason::Malformed)?;
+        let header_length = usize::from(header[0] & 0x0f) * 4;
         let total_length = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        match header[0] & 0x0f {
-            5 => {}
-            0..=4 => return Err(DropReason::Malformed),
-            _ => return Err(DropReason::IpOptions),
-        }
-        if total_length < IPV4_HEADER || total_length > packet.len() {
+        if header_length < IPV4_HEADER || total_length < header_length || total_length > packet.len() {
             return Err(DropReason::Malformed);
         }
         let mut sum = Sum::default();
         sum.add(header);
+        sum.add(&packet[IPV4_HEADER..header_length]);
         if !sum.is_correct() {
             return Err(DropReason::BadChecksum);
         }
-        let fragment = u16::from_be_bytes([header[6], header[7]]);
-        let source = Ipv4Addr::new(header[12], header[13], header[14], header[15]);
-        let destination = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
+        options::check(&packet[IPV4_HEADER..header_length])?;
+        let word = u16::from_be_bytes([header[6], header[7]]);
+        let field = FragmentField {
+            offset: usize::from(word & OFFSET) * 8,
+            more: word & MORE_FRAGMENTS != 0,
+            data_offset: header_length,
+        };
         let mut headers = Self {
-            source: source.into(),
-            destination: destination.into(),
+            source: Ipv4Addr::new(header[12], header[13], header[14], header[15]).into(),
+            destination: Ipv4Addr::new(header[16], header[17], header[18], header[19]).into(),
             protocol: header[9],
             traffic_class: header[1],
             hop_limit: header[8],
-            dont_fragment: fragment & 0x4000 != 0,
+            dont_fragment: word & DONT_FRAGMENT != 0,
             transport: Transport::Fragment,
+            fragment: field.is_part().then_some(field),
             identification: 0,
-            transport_offset: IPV4_HEADER,
-            payload_offset: IPV4_HEADER,
+            transport_offset: header_length,
+            payload_offset: header_length,
             total_length,
         };
+        if !field.is_part() {
+            headers.parse_transport(&packet[..total_length])?;
+            return Ok(headers);
+        }
+        headers.identification = u32::from(u16::from_be_bytes([header[4], header[5]]));
+        let data = total_length - header_length;
         // A part that ends behind the longest datagram belongs to none.
-        if usize::from(fragment & 0x1fff) * 8 + total_length > LONGEST_DATAGRAM {
+        if !field.has_legal_length(data) || field.offset + total_length > LONGEST_DATAGRAM {
             return Err(DropReason::Malformed);
         }
-        if fragment & 0x3fff == 0 {
-            headers.parse_transport(&packet[..total_length])?;
-        } else {
-            headers.identification = u32::from(u16::from_be_bytes([header[4], header[5]]));
+        let is_tiny = match field.offset {
+            0 => data < least_header(headers.protocol, false),
+            // It could lie over the flags of the first (RFC 3128 §3).
+            8 => headers.protocol == protocol::TCP,
+            _ => false,
+        };
+        if is_tiny {
+            return Err(DropReason::FragmentHeader);
         }
         Ok(headers)
     }
@@ -174,9 +216,8 @@ impl Headers {
     fn parse_ipv6(packet: &[u8]) -> Result<Self, DropReason> {
         let header = packet.first_chunk::<IPV6_HEADER>().ok_or(DropReason::Malformed)?;
         let total_length = IPV6_HEADER + usize::from(u16::from_be_bytes([header[4], header[5]]));
-        if total_length > packet.len() {
-            return Err(DropReason::Malformed);
-        }
+        let packet = packet.get(..total_length).ok_or(DropReason::Malformed)?;
+        let chain = Chain::walk(packet, header[6])?;
         let address = |at: usize| {
             let mut octets = [0; 16];
             octets.copy_from_slice(&header[at..at + 16]);
@@ -185,33 +226,29 @@ impl Headers {
         let mut headers = Self {
             source: address(8),
             destination: address(24),
-            protocol: header[6],
+            protocol: chain.protocol,
             traffic_class: (header[0] << 4) | (header[1] >> 4),
             hop_limit: header[7],
-            dont_fragment: true,
+            dont_fragment: chain.fragment.is_none(),
             transport: Transport::Fragment,
+            fragment: chain.fragment.map(|fragment| fragment.field),
             identification: 0,
-            transport_offset: IPV6_HEADER,
-            payload_offset: IPV6_HEADER,
+            transport_offset: chain.end,
+            payload_offset: chain.end,
             total_length,
         };
-        if headers.protocol == IPV6_FRAGMENT {
-            let fragment = packet[..total_length]
-                .get(IPV6_HEADER..IPV6_HEADER + IPV6_FRAGMENT_HEADER)
-                .ok_or(DropReason::Malformed)?;
-            let offset = usize::from(u16::from_be_bytes([fragment[2], fragment[3]]) & !7);
-            if offset + total_length - IPV6_FRAGMENT_HEADER > IPV6_HEADER + LONGEST_DATAGRAM {
-                return Err(DropReason::Malformed);
-            }
-            headers.protocol = fragment[0];
-            headers.identification = u32::from_be_bytes([fragment[4], fragment[5], fragment[6], fragment[7]]);
-            headers.transport_offset += IPV6_FRAGMENT_HEADER;
-            headers.payload_offset = headers.transport_offset;
-        } else if IPV6_UNSUPPORTED.contains(&headers.protocol) {
-            return Err(DropReason::ExtensionHeader);
-        } else {
-            headers.parse_transport(&packet[..total_length])?;
+        let Some(part) = chain.fragment.filter(|fragment| fragment.field.is_part()) else {
+            headers.parse_transport(packet)?;
+            return Ok(headers);
+        };
+        // RFC 7112 §5: the first part has all headers, the transport's too.
+        if part.field.offset == 0 && total_length - chain.end < least_header(chain.protocol, true) {
+            return Err(chain.cut_short());
         }
+        headers.protocol = part.protocol;
+        headers.identification = part.identification;
+        headers.transport_offset = part.field.data_offset;
+        headers.payload_offset = part.field.data_offset;
         Ok(headers)
     }
 
@@ -219,11 +256,11 @@ impl Headers {
         let transport = &packet[self.transport_offset..];
         let port = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
         let word = |at: usize| (u32::from(port(at)) << 16) | u32::from(port(at + 2));
+        if transport.len() < least_header(self.protocol, self.is_ipv6()) {
+            return Err(DropReason::Malformed);
+        }
         let length = match (self.protocol, self.is_ipv6()) {
             (protocol::TCP, _) => {
-                if transport.len() < TCP_HEADER {
-                    return Err(DropReason::Malformed);
-                }
                 let length = usize::from(transport[12] >> 4) * 4;
                 if length < TCP_HEADER || length > transport.len() {
                     return Err(DropReason::Malformed);
@@ -239,9 +276,6 @@ impl Headers {
                 length
             }
             (protocol::UDP, _) => {
-                if transport.len() < UDP_HEADER {
-                    return Err(DropReason::Malformed);
-                }
                 let length = usize::from(port(4));
                 if length < UDP_HEADER || length > transport.len() {
                     return Err(DropReason::Malformed);
@@ -253,9 +287,6 @@ impl Headers {
                 UDP_HEADER
             }
             (protocol::ICMP, false) | (protocol::ICMPV6, true) => {
-                if transport.len() < ICMP_HEADER {
-                    return Err(DropReason::Malformed);
-                }
                 self.transport = icmp_transport(transport[0], port(4), self.is_ipv6());
                 ICMP_HEADER
             }
@@ -336,6 +367,16 @@ impl Headers {
     }
 }
 
+/// The shortest header of a transport; nothing of one that isn't looked into.
+const fn least_header(number: u8, ipv6: bool) -> usize {
+    match (number, ipv6) {
+        (protocol::TCP, _) => TCP_HEADER,
+        (protocol::UDP, _) => UDP_HEADER,
+        (protocol::ICMP, false) | (protocol::ICMPV6, true) => ICMP_HEADER,
+        _ => 0,
+    }
+}
+
 /// ICMP types (RFC 792; RFC 4443 §2.1: errors are those below 128).
 fn icmp_transport(kind: u8, identifier: u16, ipv6: bool) -> Transport {
     match (kind, ipv6) {
@@ -353,34 +394,4 @@ fn icmp_transport(kind: u8, identifier: u16, ipv6: bool) -> Transport {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::frame::checksum::checksum;
-
-    /// A part of 16 bytes, `units` · 8 bytes into its datagram.
-    fn part(units: u16, ipv6: bool) -> Vec<u8> {
-        let mut packet = vec![0; if ipv6 { 64 } else { 36 }];
-        if ipv6 {
-            packet[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, 24, 44, 64]);
-            packet[40] = protocol::UDP;
-            packet[42..44].copy_from_slice(&(units << 3).to_be_bytes());
-        } else {
-            packet[..4].copy_from_slice(&[0x45, 0, 0, 36]);
-            packet[6..8].copy_from_slice(&units.to_be_bytes());
-            packet[8..10].copy_from_slice(&[64, protocol::UDP]);
-            let sum = checksum(&packet[..20]);
-            packet[10..12].copy_from_slice(&sum);
-        }
-        packet
-    }
-
-    #[test]
-    fn no_part_of_a_datagram_ends_behind_the_longest_one() {
-        // IPv4 counts its header in, IPv6 doesn't.
-        for (ipv6, last) in [(false, 8187), (true, 8189)] {
-            let good = Headers::parse(&part(last, ipv6));
-            assert_eq!(good.map(|headers| headers.transport), Ok(Transport::Fragment));
-            assert_eq!(Headers::parse(&part(last + 1, ipv6)), Err(DropReason::Malformed));
-        }
-    }
-}
+mod tests;

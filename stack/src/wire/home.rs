@@ -24,11 +24,7 @@ use super::FlowKey;
 /// of a datagram have one home, which needn't be that of the datagram's flow.
 pub fn home(key: &FlowKey, identification: u32) -> u32 {
     let mut bytes = [0; 44];
-    bytes[..16].copy_from_slice(&key.low.0.to_be_bytes());
-    bytes[16..32].copy_from_slice(&key.high.0.to_be_bytes());
-    bytes[32..34].copy_from_slice(&key.low.1.to_be_bytes());
-    bytes[34..36].copy_from_slice(&key.high.1.to_be_bytes());
-    bytes[36..40].copy_from_slice(&((key.vni.get() << 8) | u32::from(key.protocol)).to_be_bytes());
+    bytes[..40].copy_from_slice(&key.octets());
     bytes[40..].copy_from_slice(&identification.to_be_bytes());
     murmur3(&bytes)
 }

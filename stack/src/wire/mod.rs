@@ -1,17 +1,20 @@
 //! Bytes on the wire: parsed once, into types that remember what was proven.
 //!
-//! [`Headers`] is the one parse of a packet; [`FlowKey`] names its flow, [`home`] says where it lives; [`quoted`] reads the packet inside an ICMP
+//! [`Headers`] is the one parse of a packet; [`fragments`] makes one datagram of many; [`FlowKey`] names its flow, [`home`] says where it lives; [`quoted`] reads the packet inside an ICMP
 //! error; [`vxlan`] and [`MacAddr`] belong to what is inside a tunnel.
 
+mod extensions;
 mod flow_key;
+pub mod fragments;
 mod headers;
 mod home;
 mod mac;
+mod options;
 pub mod quoted;
 pub mod vxlan;
 
 pub use flow_key::{Direction, Endpoints, FlowKey};
-pub use headers::{Headers, Transport, protocol, tcp_flags};
+pub use headers::{FragmentField, Headers, Transport, protocol, tcp_flags};
 pub use home::home;
 pub use mac::MacAddr;
 

@@ -1,11 +1,21 @@
 //! The packet inside an ICMP error: only its beginning may be there, and its lengths and checksums mean nothing.
 
-use super::{Endpoints, protocol};
+use super::{Endpoints, extensions, protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The addresses of the packet that an ICMP error (behind its eight bytes of header) quotes. `None` when less than
-/// addresses and ports is there, or when it isn't the first part of its datagram.
-pub fn endpoints(quote: &[u8]) -> Option<Endpoints> {
+/// What a quote tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted {
+    /// The quoted packet's addresses and ports.
+    pub endpoints: Endpoints,
+    /// The sequence number of a TCP segment, if so much of it is quoted: what an off-path attacker would have to guess
+    /// (RFC 5927 §4.1).
+    pub tcp_sequence: Option<u32>,
+}
+
+/// The packet that an ICMP error (behind its eight bytes of header) quotes. `None` when less than addresses and ports is
+/// there, when they stand behind something that isn't understood, or when it isn't the first part of its datagram.
+pub fn parse(quote: &[u8]) -> Option<Quoted> {
     let (number, source, destination, transport): (u8, IpAddr, IpAddr, &[u8]) = match quote.first()? >> 4 {
         4 => {
             let header = quote.first_chunk::<20>()?;
@@ -21,7 +31,8 @@ pub fn endpoints(quote: &[u8]) -> Option<Endpoints> {
             let header = quote.first_chunk::<40>()?;
             let source = Ipv6Addr::from(*header[8..].first_chunk::<16>()?);
             let destination = Ipv6Addr::from(*header[24..].first_chunk::<16>()?);
-            (header[6], source.into(), destination.into(), quote.get(40..)?)
+            let (number, transport) = extensions::quoted(quote, header[6])?;
+            (number, source.into(), destination.into(), transport)
         }
         _ => return None,
     };
@@ -34,11 +45,18 @@ pub fn endpoints(quote: &[u8]) -> Option<Endpoints> {
         },
         _ => (0, 0),
     };
-    Some(Endpoints {
+    let endpoints = Endpoints {
         protocol: number,
         source,
         source_port,
         destination,
         destination_port,
+    };
+    let sequence = transport.get(4..).and_then(|rest| rest.first_chunk::<4>());
+    Some(Quoted {
+        endpoints,
+        tcp_sequence: sequence
+            .filter(|_| number == protocol::TCP)
+            .map(|bytes| u32::from_be_bytes(*bytes)),
     })
 }

@@ -84,11 +84,16 @@ impl Datapath {
     /// Packets of a port that a shard read; then all shards work off what was handed over.
     pub(crate) fn handle_port(&mut self, shard: usize, port: PortId, batch: &mut Batch, now: Instant) {
         self.shards[shard].handle_port(port, batch, now, &mut self.outputs[shard]);
-        while let Some((to, handover)) = self.outputs[shard].handed_over.pop_front() {
-            let to = usize::from(to.0);
-            assert_ne!(to, shard);
+        // A datagram whose fragments were handed over may be handed over itself.
+        while let Some((from, to, handover)) =
+            self.outputs.iter_mut().enumerate().find_map(|(from, outputs)| {
+                let (to, handover) = outputs.handed_over.pop_front()?;
+                Some((from, usize::from(to.0), handover))
+            })
+        {
+            assert_ne!(to, from);
             let spent = self.shards[to].handle_handover(handover, now, &mut self.outputs[to]);
-            self.shards[shard].recycle(spent);
+            self.shards[from].recycle(spent);
         }
     }
 

@@ -124,6 +124,70 @@ pub(crate) fn udp_of_length(crafted: &Crafted, length: usize) -> Vec<u8> {
     crafted.udp((4000, 4001), &vec![0x5a; length - headers])
 }
 
+/// A packet as a sender cuts it: parts of up to `size` bytes of data, a multiple of eight.
+pub(crate) fn in_fragments(packet: &[u8], identification: u32, size: usize) -> Vec<Vec<u8>> {
+    let (header, data) = packet.split_at(if packet[0] >> 4 == 4 { 20 } else { 40 });
+    let parts = data.chunks(size).enumerate();
+    parts
+        .map(|(index, part)| {
+            let more = (index + 1) * size < data.len();
+            fragment(header, identification, index * size, more, part)
+        })
+        .collect()
+}
+
+/// A fragment: behind an IP header without options or extensions, `at` bytes into its datagram.
+pub(crate) fn fragment(header: &[u8], identification: u32, at: usize, more: bool, data: &[u8]) -> Vec<u8> {
+    let mut packet = header.to_vec();
+    let at = u16::try_from(at).unwrap();
+    if header[0] >> 4 == 4 {
+        let field = at / 8 + if more { 0x2000 } else { 0 };
+        let length = u16::try_from(20 + data.len()).unwrap();
+        packet[2..4].copy_from_slice(&length.to_be_bytes());
+        packet[4..6].copy_from_slice(&(identification as u16).to_be_bytes());
+        packet[6..8].copy_from_slice(&field.to_be_bytes());
+        packet[10..12].fill(0);
+        let sum = tidegate_stack::frame::checksum::checksum(&packet);
+        packet[10..12].copy_from_slice(&sum);
+    } else {
+        let length = u16::try_from(8 + data.len()).unwrap();
+        packet[4..6].copy_from_slice(&length.to_be_bytes());
+        packet.extend_from_slice(&[header[6], 0]);
+        packet[6] = 44;
+        packet.extend_from_slice(&(at | u16::from(more)).to_be_bytes());
+        packet.extend_from_slice(&identification.to_be_bytes());
+    }
+    packet.extend_from_slice(data);
+    packet
+}
+
+/// The data of the datagram that packets are, whole or in parts, behind the IP header (and the fragment header). Panics
+/// when anything is missing or twice there.
+pub(crate) fn put_together(packets: &[Packet]) -> Vec<u8> {
+    let mut parts: Vec<(usize, bool, &[u8])> = packets
+        .iter()
+        .map(|packet| match &packet.bytes {
+            bytes if bytes[0] >> 4 == 4 => {
+                let field = u16::from_be_bytes([bytes[6], bytes[7]]);
+                (usize::from(field & 0x1fff) * 8, field & 0x2000 != 0, &bytes[20..])
+            }
+            bytes if bytes[6] == 44 => {
+                let field = u16::from_be_bytes([bytes[42], bytes[43]]);
+                (usize::from(field & !7), field & 1 != 0, &bytes[48..])
+            }
+            bytes => (0, false, &bytes[40..]),
+        })
+        .collect();
+    parts.sort_unstable();
+    let mut whole = Vec::new();
+    let last = parts.len() - 1;
+    for (index, (at, more, data)) in parts.into_iter().enumerate() {
+        assert_eq!((at, more), (whole.len(), index < last));
+        whole.extend_from_slice(data);
+    }
+    whole
+}
+
 pub(crate) fn hop_limit(packet: &[u8]) -> u8 {
     if packet[0] >> 4 == 4 { packet[8] } else { packet[7] }
 }

@@ -240,6 +240,47 @@ pub fn template(source: IpAddr, destination: IpAddr, protocol: u8) -> Vec<u8> {
     packet
 }
 
+/// A fragment, `at` bytes into a datagram of this protocol.
+pub fn fragment(
+    (source, destination): (IpAddr, IpAddr),
+    (protocol, identification): (u8, u16),
+    (at, more): (u16, bool),
+    data: &[u8],
+) -> Vec<u8> {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let length = (20 + data.len() as u16).to_be_bytes();
+            let field = (at / 8 | if more { 0x2000 } else { 0 }).to_be_bytes();
+            let mut packet = [
+                &[0x45, 0][..],
+                &length,
+                &identification.to_be_bytes(),
+                &field,
+                &[64, protocol, 0, 0],
+                &source.octets(),
+                &destination.octets(),
+                data,
+            ]
+            .concat();
+            mend(&mut packet);
+            packet
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => [
+            &[0x60, 0, 0, 0][..],
+            &(8 + data.len() as u16).to_be_bytes(),
+            &[44, 64],
+            &source.octets(),
+            &destination.octets(),
+            &[protocol, 0],
+            &(at & !7 | u16::from(more)).to_be_bytes(),
+            &u32::from(identification).to_be_bytes(),
+            data,
+        ]
+        .concat(),
+        _ => unreachable!("one family"),
+    }
+}
+
 /// An Ethernet frame of a container of the peer.
 pub fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
     let own = MacAddr::of(Ipv4Addr::new(172, 19, 1, 2));

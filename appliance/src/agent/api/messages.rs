@@ -1,11 +1,13 @@
 //! The messages of the control socket. The answers are what `-o json` prints: their keys are stable. Those about how
 //! it goes are in [`super::observations`].
 
+use super::flows::{FlowList, FlowQuery};
 use super::observations::{DropList, PeerList, Status};
+use super::policy::{Graph, PolicyDiff, PolicyDiffQuery, TraceList, TraceQuery};
 use crate::agent::reconcile::Namespace;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use tidegate_stack::plan::{PortId, Vni};
+use tidegate_stack::plan::{NetworkKind, PortId, Vni};
 
 /// What a verb asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,6 +50,23 @@ pub(crate) enum Request {
     Peers,
     /// Answer: [`Response::Drops`].
     Drops,
+    /// Asks for live flows. Answer: [`Response::Flows`].
+    Flows {
+        /// Which.
+        query: FlowQuery,
+    },
+    /// Asks what would become of a packet. Answer: [`Response::Traces`].
+    Trace {
+        /// Which.
+        query: TraceQuery,
+    },
+    /// Asks what documents would change. Answer: [`Response::PolicyDiff`].
+    PolicyDiff {
+        /// Which.
+        query: PolicyDiffQuery,
+    },
+    /// Asks who may talk to whom. Answer: [`Response::Graph`].
+    Graph,
 }
 
 /// A document's text and the name of its file, for messages.
@@ -103,6 +122,14 @@ pub(crate) enum Response {
     Peers(PeerList),
     /// The drops.
     Drops(DropList),
+    /// The flows.
+    Flows(FlowList),
+    /// What would become of packets.
+    Traces(TraceList),
+    /// What documents would change.
+    PolicyDiff(Box<PolicyDiff>),
+    /// Who may talk to whom.
+    Graph(Graph),
     /// The request couldn't be carried out; nothing changed.
     Refused(Refusal),
 }
@@ -222,7 +249,7 @@ pub(crate) struct ApplicationLine {
 /// `show networks`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct NetworkList {
-    /// Sorted by tenant and name.
+    /// Applications' own ones first, then the shared ones; each sorted by tenant and name.
     pub(crate) networks: Vec<NetworkLine>,
 }
 
@@ -230,10 +257,16 @@ pub(crate) struct NetworkList {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct NetworkLine {
+    /// Whose it is.
+    pub(crate) kind: NetworkKind,
     /// Its tenant.
     pub(crate) tenant: String,
-    /// The application that it belongs to.
-    pub(crate) application: String,
+    /// The application's name, or the shared network's.
+    pub(crate) name: String,
+    /// The application that it belongs to; `None` for a shared network.
+    pub(crate) application: Option<String>,
+    /// The applications of this host that are in it, as `tenant/name`.
+    pub(crate) applications: Vec<String>,
     /// Its number.
     pub(crate) vni: Vni,
     /// Its prefixes.

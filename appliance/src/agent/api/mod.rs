@@ -3,12 +3,16 @@
 //! One JSON message each way over a `SOCK_SEQPACKET` socket, large ones as [`crate::seam::envelope`] says. A connection may ask several things, one after the other: attaching prepares and
 //! then commits, and what was prepared is given back when the connection ends.
 
+mod flows;
 mod messages;
 mod observations;
+mod policy;
 
 pub(crate) use crate::seam::envelope::{decode, encode};
+pub(crate) use flows::*;
 pub(crate) use messages::*;
 pub(crate) use observations::*;
+pub(crate) use policy::*;
 
 use crate::sys::seqpacket::{AsyncConnection, AsyncListener, Listener};
 use std::io;

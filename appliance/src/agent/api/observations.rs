@@ -215,10 +215,22 @@ pub(crate) struct DropLine {
     pub(crate) reason: String,
     /// How many packets.
     pub(crate) packets: u64,
+    /// How many of them each application had: it sent them, or they came in its network. The rest belongs to none.
+    pub(crate) applications: Vec<ApplicationDrops>,
     /// The last one, as far as it was understood.
     pub(crate) last: Option<DropExample>,
     /// What it means and what to do.
     pub(crate) explanation: String,
+}
+
+/// What an application had of a reason's drops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct ApplicationDrops {
+    /// The application, `tenant/name`.
+    pub(crate) application: String,
+    /// How many packets.
+    pub(crate) packets: u64,
 }
 
 /// A dropped packet, with the names that this host knows.

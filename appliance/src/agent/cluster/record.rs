@@ -94,6 +94,9 @@ pub(crate) struct NetworkRecord {
     pub(crate) kind: NetworkKind,
     /// Its number.
     pub(crate) vni: Vni,
+    /// A shared network's prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ipv4_prefix: Option<Ipv4Net>,
 }
 
 /// An instance attached to a host.

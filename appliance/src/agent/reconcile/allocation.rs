@@ -1,12 +1,13 @@
 //! Numbers that are given once and kept: the indices of instances and the ids of peers.
 
-use super::ApplicationKey;
+use super::{ApplicationKey, NetworkKey};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tidegate_stack::plan::{InstanceIndex, PeerId, PublicKey};
+use tidegate_stack::plan::{InstanceIndex, NetworkKind, PeerId, PublicKey};
 
-/// The indices of instances in this host's blocks, by application and instance name. A name keeps its index for as
-/// long as its application is there, attached or not.
+/// The indices of instances in this host's blocks, by network and name: in an application's own network that of the
+/// instance, in a shared one `tenant/application/instance`. A name keeps its index for as long as its application is
+/// there, attached or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Allocations(BTreeMap<String, BTreeMap<String, InstanceIndex>>);
@@ -14,24 +15,41 @@ pub(crate) struct Allocations(BTreeMap<String, BTreeMap<String, InstanceIndex>>)
 /// All indices of a block belong to other names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this host's block of {application} is full: {names} instance names have had an address here, and each keeps its \
-     own; `tidegate delete` of the application frees them"
+    "this host's block of {network} is full: {names} instance names have had an address here, and each keeps its own; \
+     `tidegate delete` of an application frees those of its instances"
 )]
 pub(crate) struct NoRoom {
-    application: ApplicationKey,
+    network: NetworkKey,
     names: usize,
+}
+
+/// What an instance is called in a network.
+pub(crate) fn name_in(network: &NetworkKey, application: &ApplicationKey, instance: &str) -> String {
+    match network.kind {
+        NetworkKind::Application => instance.to_owned(),
+        NetworkKind::Shared => format!("{application}/{instance}"),
+    }
+}
+
+/// What a network is called here. Names have no spaces in them.
+fn block(network: &NetworkKey) -> String {
+    let NetworkKey { kind, tenant, name } = network;
+    match kind {
+        NetworkKind::Application => format!("{tenant}/{name}"),
+        NetworkKind::Shared => format!("shared {tenant}/{name}"),
+    }
 }
 
 impl Allocations {
     /// The index of an instance: its own, or the lowest one that no other name has had, up to `last`.
     pub(crate) fn allocate(
         &mut self,
-        application: &ApplicationKey,
-        instance: &str,
+        network: &NetworkKey,
+        name: &str,
         last: u64,
     ) -> Result<InstanceIndex, NoRoom> {
-        let names = self.0.entry(application.to_string()).or_default();
-        if let Some(index) = names.get(instance) {
+        let names = self.0.entry(block(network)).or_default();
+        if let Some(index) = names.get(name) {
             return Ok(*index);
         }
         let free = (InstanceIndex::MIN.into()..=last)
@@ -39,31 +57,36 @@ impl Allocations {
             .find(|index| !names.values().any(|used| used == index));
         let Some(index) = free else {
             return Err(NoRoom {
-                application: application.clone(),
+                network: network.clone(),
                 names: names.len(),
             });
         };
-        names.insert(instance.to_owned(), index);
+        names.insert(name.to_owned(), index);
         Ok(index)
     }
 
     /// Takes back what [`Allocations::allocate`] gave to a name that was never used.
-    pub(crate) fn release(&mut self, application: &ApplicationKey, instance: &str) {
-        if let Some(names) = self.0.get_mut(&application.to_string()) {
-            names.remove(instance);
+    pub(crate) fn release(&mut self, network: &NetworkKey, name: &str) {
+        if let Some(names) = self.0.get_mut(&block(network)) {
+            names.remove(name);
         }
     }
 
     /// Whether a name has an index.
-    pub(crate) fn contains(&self, application: &ApplicationKey, instance: &str) -> bool {
+    pub(crate) fn contains(&self, network: &NetworkKey, name: &str) -> bool {
         self.0
-            .get(&application.to_string())
-            .is_some_and(|names| names.contains_key(instance))
+            .get(&block(network))
+            .is_some_and(|names| names.contains_key(name))
     }
 
     /// Frees all indices of an application that is deleted.
     pub(crate) fn forget(&mut self, application: &ApplicationKey) {
-        self.0.remove(&application.to_string());
+        self.0.remove(&block(&NetworkKey::own(application)));
+        let names_begin = format!("{application}/");
+        for names in self.0.values_mut() {
+            names.retain(|name, _| !name.starts_with(&names_begin));
+        }
+        self.0.retain(|_, names| !names.is_empty());
     }
 }
 
@@ -119,11 +142,15 @@ fn renumber(
 mod tests {
     use super::*;
 
-    fn shop() -> ApplicationKey {
+    fn key() -> ApplicationKey {
         ApplicationKey {
             tenant: "acme".to_owned(),
             name: "shop".to_owned(),
         }
+    }
+
+    fn shop() -> NetworkKey {
+        NetworkKey::own(&key())
     }
 
     #[test]
@@ -137,7 +164,7 @@ mod tests {
         assert_eq!(index(&mut allocations, "web-1"), 2);
         allocations.release(&shop(), "web-1");
         assert_eq!(index(&mut allocations, "api-1"), 2);
-        allocations.forget(&shop());
+        allocations.forget(&key());
         assert_eq!(index(&mut allocations, "web-1"), 2);
     }
 
@@ -152,6 +179,43 @@ mod tests {
         let error = allocations.allocate(&shop(), "web-254", 254).unwrap_err();
         assert!(error.to_string().contains("253 instance names"), "{error}");
         assert!(allocations.allocate(&shop(), "web-17", 254).is_ok());
+    }
+
+    #[test]
+    fn a_shared_block_is_one_row_of_numbers_for_all_applications_and_a_deleted_one_frees_its_own() {
+        let floor = NetworkKey {
+            kind: NetworkKind::Shared,
+            ..shop()
+        };
+        let other = ApplicationKey {
+            tenant: "acme".to_owned(),
+            name: "shop-two".to_owned(),
+        };
+        let mut allocations = Allocations::default();
+        let mut index = |application: &ApplicationKey| {
+            let name = name_in(&floor, application, "web-1");
+            allocations.allocate(&floor, &name, 62).unwrap().get()
+        };
+        assert_eq!((index(&key()), index(&other), index(&key())), (2, 3, 2));
+        assert!(
+            !allocations.contains(&shop(), "web-1"),
+            "its name is one thing, the network another"
+        );
+        allocations.forget(&key());
+        assert!(!allocations.contains(&floor, "acme/shop/web-1"));
+        assert!(allocations.contains(&floor, "acme/shop-two/web-1"));
+        for number in 1..=60 {
+            allocations
+                .allocate(&floor, &format!("acme/till/web-{number}"), 62)
+                .unwrap();
+        }
+        let error = allocations.allocate(&floor, "acme/shop/web-1", 62).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("block of the shared network acme/shop is full: 61"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -4,10 +4,17 @@
 //! and a datapath that runs it already is left alone. All contradictions are told at once.
 
 mod allocation;
+mod error;
+mod networks;
+mod services;
 mod site;
 mod underlay_mtu;
 
-pub(crate) use allocation::{Allocations, PeerNumbers};
+pub(crate) use allocation::{Allocations, PeerNumbers, name_in};
+pub(crate) use error::{PlanError, PlanErrors};
+pub(crate) use networks::{
+    Indices, NetworkKey, Networks, memberships, network_numbers, network_vni, networks, shared_numbers,
+};
 pub(crate) use site::{Conflict, KnownHost, KnownHosts, learn};
 pub(crate) use underlay_mtu::{Family, fragments_outside, inner_mtu};
 
@@ -18,8 +25,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use tidegate_stack::plan::{
-    ForeignReach, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind, NetworkNumbers, Peer,
-    PeerNetworks, Plan, PortId, PresharedKey, PrivateKey, Reach, Vni, derive_vni, site_ipv6_prefix,
+    ForeignReach, Instance, InstanceIndex, Membership, Mtu, NetworkKind, Peer, PeerNetworks, Plan, PortId,
+    PresharedKey, PrivateKey, Reach, derive_vni,
 };
 
 /// What names an application in a site. Written `tenant/name`; neither part can hold a slash.
@@ -69,8 +76,11 @@ pub(crate) struct Attachment {
     pub(crate) number: u32,
     /// The port that its device is.
     pub(crate) port: PortId,
-    /// Its index in this host's block.
+    /// Its index in this host's block of its application's network.
     pub(crate) index: InstanceIndex,
+    /// Its indices in this host's blocks of the shared networks that its device was made for, by `tenant/name`.
+    #[serde(default)]
+    pub(crate) shared: BTreeMap<String, InstanceIndex>,
     /// The namespace that the device was moved into.
     pub(crate) namespace: Namespace,
     /// The device's name there.
@@ -87,6 +97,14 @@ impl Attachment {
     /// The instance's name.
     pub(crate) fn name(&self) -> String {
         instance_name(&self.service, self.number)
+    }
+
+    /// Its indices.
+    pub(crate) fn indices(&self) -> Indices<'_> {
+        Indices {
+            own: self.index,
+            shared: &self.shared,
+        }
     }
 }
 
@@ -127,110 +145,30 @@ pub(crate) struct Inputs<'a> {
     pub(crate) addresses: &'a [IpAddr],
 }
 
-/// A contradiction among the inputs.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PlanError {
-    /// Two networks have one number.
-    #[error(
-        "the networks of {first} and {second} both have VNI {vni}: set `network.vni` in the document of one of them"
-    )]
-    SameVni {
-        /// One application.
-        first: ApplicationKey,
-        /// The other.
-        second: ApplicationKey,
-        /// The number of both.
-        vni: Vni,
-    },
-    /// An attached instance's application or service is no longer described.
-    #[error(
-        "{application} describes no service `{service}`, but its instance {instance} is attached here: detach it first"
-    )]
-    InstanceWithoutService {
-        /// The application.
-        application: ApplicationKey,
-        /// The service.
-        service: String,
-        /// The instance.
-        instance: String,
-    },
-    /// An attached instance's index isn't in the host's block.
-    #[error("{application} instance {instance}: this host's block has no address with index {index}")]
-    OutsideBlock {
-        /// The application.
-        application: ApplicationKey,
-        /// The instance.
-        instance: String,
-        /// The index.
-        index: InstanceIndex,
-    },
-    /// A peer's entry and an application's document name different numbers for one network.
-    #[error(
-        "peer {peer} expects VNI {expected} for {application}, whose network has VNI {vni}: set `network.vni: \
-         {expected}` in the application's document, or take `vni` out of the peer's entry"
-    )]
-    PeerVni {
-        /// The peer.
-        peer: String,
-        /// The application.
-        application: ApplicationKey,
-        /// What the peer's entry says.
-        expected: Vni,
-        /// The network's number.
-        vni: Vni,
-    },
-    /// A peer claims this host's ordinal.
-    #[error(
-        "peer {peer} has ordinal {ordinal}, which is this host's own: every host of a site needs another one"
-    )]
-    PeerOrdinal {
-        /// The peer.
-        peer: String,
-        /// The ordinal of both.
-        ordinal: tidegate_stack::plan::HostOrdinal,
-    },
-    /// A peer was never given a number.
-    #[error("peer {peer} has no number yet: restart the agent")]
-    PeerWithoutNumber {
-        /// The peer.
-        peer: String,
-    },
-}
-
-/// All contradictions of one set of inputs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PlanErrors(pub(crate) Vec<PlanError>);
-
-impl fmt::Display for PlanErrors {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
-            if index > 0 {
-                formatter.write_str("\n")?;
-            }
-            error.fmt(formatter)?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for PlanErrors {}
-
 /// The plan that follows from the inputs, in its one order.
 ///
 /// # Errors
 /// Every contradiction among them.
 pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanErrors> {
     let mut errors = Vec::new();
-    let networks = networks(inputs, &mut errors);
-    let instances = instances(inputs, &networks, &mut errors);
-    let mut peers = peers(inputs, &mut errors);
-    peers.extend(site::peers(inputs, &mut errors).0);
+    let networks = networks(inputs.host, inputs.applications);
+    networks::check(inputs.host, inputs.applications, &networks, &mut errors);
+    let services = services::services(inputs, &networks, &mut errors);
+    let instances = instances(inputs, &mut errors);
+    let mut peers = peers(inputs, &networks, &mut errors);
+    let site = site::site(inputs, &networks, &mut errors);
+    peers.extend(site.peers);
     if !errors.is_empty() {
         return Err(PlanErrors(errors));
     }
+    // Who stands behind an address of another host only matters where rules can tell.
+    let ruled = services
+        .iter()
+        .any(|service| service.inbound.is_some() || service.outbound.is_some());
+    let shared = networks.keys().any(|key| key.kind == NetworkKind::Shared);
     let mut plan = Plan {
-        services: Vec::new(),
-        members: Vec::new(),
+        services,
+        members: if ruled || shared { site.members } else { Vec::new() },
         names: Vec::new(),
         ordinal: inputs.host.ordinal,
         networks: networks.into_values().collect(),
@@ -244,34 +182,8 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanErrors> {
 
 /// What keeps other hosts of the site, or networks of theirs, out of the plan.
 pub(crate) fn conflicts(inputs: &Inputs<'_>) -> Vec<Conflict> {
-    site::peers(inputs, &mut Vec::new()).1
-}
-
-/// The number of an application's network.
-pub(crate) fn network_vni(document: &ApplicationDocument) -> Vni {
-    document
-        .vni
-        .unwrap_or_else(|| derive_vni(&document.tenant, NetworkKind::Application, &document.name))
-}
-
-/// The addresses of an application's network.
-pub(crate) fn network_numbers(host: &HostDocument, document: &ApplicationDocument) -> NetworkNumbers {
-    let site = site_ipv6_prefix(&host.site);
-    NetworkNumbers::application(host.network.application_prefix, site, network_vni(document))
-}
-
-/// The addresses that an instance with `index` has on this host; `None` when the block hasn't that index.
-pub(crate) fn memberships(
-    host: &HostDocument,
-    document: &ApplicationDocument,
-    index: InstanceIndex,
-) -> Option<Vec<Membership>> {
-    let (ipv4, ipv6) = network_numbers(host, document).instance(host.ordinal, index)?;
-    Some(vec![Membership {
-        vni: network_vni(document),
-        ipv4,
-        ipv6,
-    }])
+    let networks = networks(inputs.host, inputs.applications);
+    site::site(inputs, &networks, &mut Vec::new()).conflicts
 }
 
 /// The MTU for devices of instances: the largest over the underlay's families in use, IPv4's when none is known.
@@ -290,45 +202,15 @@ pub(crate) fn instance_mtu(host: &HostDocument, underlay_mtu: u32) -> Mtu {
         .unwrap_or_else(|| inner_mtu(underlay_mtu, Family::Ipv4))
 }
 
-fn networks(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> BTreeMap<ApplicationKey, Network> {
-    let mut owners = BTreeMap::<Vni, &ApplicationKey>::new();
-    let mut networks = BTreeMap::new();
-    for (key, document) in inputs.applications {
-        let vni = network_vni(document);
-        if let Some(first) = owners.insert(vni, key) {
-            errors.push(PlanError::SameVni {
-                first: first.clone(),
-                second: key.clone(),
-                vni,
-            });
-        }
-        let network = Network {
-            vni,
-            kind: NetworkKind::Application,
-            tenant: document.tenant.clone(),
-            name: document.name.clone(),
-            numbers: network_numbers(inputs.host, document),
-        };
-        networks.insert(key.clone(), network);
-    }
-    networks
-}
-
-fn instances(
-    inputs: &Inputs<'_>,
-    networks: &BTreeMap<ApplicationKey, Network>,
-    errors: &mut Vec<PlanError>,
-) -> Vec<Instance> {
+fn instances(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Instance> {
     let mut instances = Vec::new();
     for attachment in inputs.attachments {
         let key = &attachment.application;
-        let described = inputs.applications.get(key).is_some_and(|document| {
-            document
-                .services
-                .iter()
-                .any(|service| service.name == attachment.service)
+        let document = inputs.applications.get(key).filter(|document| {
+            let mut services = document.services.iter();
+            services.any(|service| service.name == attachment.service)
         });
-        let Some(network) = networks.get(key).filter(|_| described) else {
+        let Some(document) = document else {
             errors.push(PlanError::InstanceWithoutService {
                 application: key.clone(),
                 service: attachment.service.clone(),
@@ -336,13 +218,16 @@ fn instances(
             });
             continue;
         };
-        let Some((ipv4, ipv6)) = network.numbers.instance(inputs.host.ordinal, attachment.index) else {
-            errors.push(PlanError::OutsideBlock {
-                application: key.clone(),
-                instance: attachment.name(),
-                index: attachment.index,
-            });
-            continue;
+        let memberships = match memberships(inputs.host, document, &attachment.indices()) {
+            Ok(memberships) => memberships,
+            Err(index) => {
+                errors.push(PlanError::OutsideBlock {
+                    application: key.clone(),
+                    instance: attachment.name(),
+                    index,
+                });
+                continue;
+            }
         };
         instances.push(Instance {
             port: attachment.port,
@@ -350,11 +235,7 @@ fn instances(
             application: key.name.clone(),
             service: attachment.service.clone(),
             name: attachment.name(),
-            memberships: vec![Membership {
-                vni: network.vni,
-                ipv4,
-                ipv6,
-            }],
+            memberships,
             mtu: attachment.mtu,
             offloads: attachment.offloads,
         });
@@ -362,7 +243,7 @@ fn instances(
     instances
 }
 
-fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Peer> {
+fn peers(inputs: &Inputs<'_>, networks: &Networks, errors: &mut Vec<PlanError>) -> Vec<Peer> {
     let mut peers = Vec::new();
     for document in &inputs.host.cluster.peers {
         if document.ordinal == inputs.host.ordinal {
@@ -371,7 +252,7 @@ fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Peer> {
                 ordinal: document.ordinal,
             });
         }
-        let networks = peer_networks(inputs, document, errors);
+        let networks = peer_networks(inputs, networks, document, errors);
         let Some(id) = inputs.peers.get(&document.public_key) else {
             errors.push(PlanError::PeerWithoutNumber {
                 peer: document.name.clone(),
@@ -398,7 +279,12 @@ fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Peer> {
     peers
 }
 
-fn peer_networks(inputs: &Inputs<'_>, peer: &PeerDocument, errors: &mut Vec<PlanError>) -> PeerNetworks {
+fn peer_networks(
+    inputs: &Inputs<'_>,
+    networks: &Networks,
+    peer: &PeerDocument,
+    errors: &mut Vec<PlanError>,
+) -> PeerNetworks {
     let PeerNetworksDocument::Only(named) = &peer.networks else {
         return PeerNetworks::All;
     };
@@ -423,6 +309,19 @@ fn peer_networks(inputs: &Inputs<'_>, peer: &PeerDocument, errors: &mut Vec<Plan
             (Some(vni), _) | (None, Some(vni)) => vni,
             (None, None) => derive_vni(&key.tenant, NetworkKind::Application, &key.name),
         };
+        // The network that it means isn't here; another one that is must not be taken for it.
+        let other = networks
+            .iter()
+            .find(|(_, network)| applied.is_none() && network.vni == vni);
+        if let Some((other, _)) = other {
+            errors.push(PlanError::PeerOtherNetwork {
+                peer: peer.name.clone(),
+                application: key,
+                other: other.clone(),
+                vni,
+            });
+            continue;
+        }
         vnis.insert(vni);
     }
     PeerNetworks::Only(vnis)

@@ -5,14 +5,16 @@
 //! where the others can't be asked; packets must not stop for either. Lanes that no longer exist do no harm: their
 //! keys died with their process.
 
-use super::{ApplicationKey, Family, Inputs, PlanError, inner_mtu, network_vni};
+use super::networks::{NetworkKey, Networks};
+use super::{Family, Inputs, PlanError, inner_mtu};
 use crate::agent::cluster::record::{LaneGeneration, NetworkRecord, NetworkSettings, RecordBody};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use tidegate_stack::plan::{
-    Generation, HostOrdinal, NetworkKind, Peer, PeerId, PeerNetworks, Reach, RemoteLane, Vni,
+    Generation, HostOrdinal, Member, Membership, Network, NetworkKind, Peer, PeerId, PeerNetworks, Reach,
+    RemoteLane, ServiceId, Vni,
 };
 
 /// What a plan needs of another host's record.
@@ -29,6 +31,19 @@ pub(crate) struct KnownHost {
     pub(crate) network: NetworkSettings,
     /// The networks that it takes part in.
     pub(crate) networks: Vec<NetworkRecord>,
+    /// The instances attached to it, in the order of their services and addresses.
+    #[serde(default)]
+    pub(crate) instances: Vec<KnownInstance>,
+}
+
+/// What a plan needs to know of another host's instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct KnownInstance {
+    /// Its service.
+    pub(crate) service: ServiceId,
+    /// Its addresses, network by network.
+    pub(crate) addresses: Vec<Membership>,
 }
 
 /// The other hosts, by name.
@@ -40,12 +55,27 @@ impl KnownHost {
         let mut generations = body.generations.clone();
         generations.retain(|generation| !generation.lanes.is_empty());
         generations.sort_by_key(|generation| generation.number);
+        let instances = body.instances.iter().map(|instance| KnownInstance {
+            service: ServiceId {
+                tenant: instance.tenant.clone(),
+                application: instance.application.clone(),
+                service: instance.service.clone(),
+            },
+            addresses: instance.addresses.clone(),
+        });
+        let mut instances: Vec<_> = instances.collect();
+        instances.sort_by_cached_key(|instance| {
+            let addresses = instance.addresses.iter();
+            let addresses: Vec<_> = addresses.map(|address| (address.vni, address.ipv4)).collect();
+            (instance.service.clone(), addresses)
+        });
         Self {
             ordinal: body.ordinal,
             addresses: body.addresses.clone(),
             generations,
             network: body.network,
             networks: body.networks.clone(),
+            instances,
         }
     }
 }
@@ -89,8 +119,8 @@ pub(crate) enum Conflict {
     },
     /// One number stands for two networks.
     #[error(
-        "VNI {vni} is the network of {ours} here and of {theirs} on host {host}: it is not joined with {host}; set \
-         `network.vni` in the document of one of the two"
+        "VNI {vni} is {ours} here and {theirs} on host {host}: it is not joined with {host}; set {}, or {}",
+        ours.setting("vni"), theirs.setting("vni")
     )]
     SameVni {
         /// The host.
@@ -98,20 +128,50 @@ pub(crate) enum Conflict {
         /// The number.
         vni: Vni,
         /// The network here.
-        ours: ApplicationKey,
+        ours: NetworkKey,
         /// The network there.
-        theirs: ApplicationKey,
+        theirs: NetworkKey,
+    },
+    /// One prefix stands for two shared networks.
+    #[error(
+        "{prefix} is {ours} here and {theirs} on host {host}: no application can be in both; set {}, or {}",
+        ours.setting("ipv4-prefix"), theirs.setting("ipv4-prefix")
+    )]
+    SamePrefix {
+        /// The host.
+        host: String,
+        /// The prefix.
+        prefix: Ipv4Net,
+        /// The network here.
+        ours: NetworkKey,
+        /// The network there.
+        theirs: NetworkKey,
+    },
+    /// One shared network has two prefixes.
+    #[error(
+        "{network} has the prefix {ours} here and {theirs} on host {host}: it is not joined with {host}; apply the \
+         same documents on both"
+    )]
+    OtherPrefix {
+        /// The host.
+        host: String,
+        /// The network.
+        network: NetworkKey,
+        /// The prefix here.
+        ours: Ipv4Net,
+        /// The prefix there.
+        theirs: Ipv4Net,
     },
     /// One network has two numbers.
     #[error(
-        "the network of {network} has VNI {ours} here and {theirs} on host {host}: it is not joined with {host}; apply \
-         the same document on both"
+        "{network} has VNI {ours} here and {theirs} on host {host}: it is not joined with {host}; apply the same \
+         documents on both"
     )]
     OtherVni {
         /// The host.
         host: String,
         /// The network.
-        network: ApplicationKey,
+        network: NetworkKey,
         /// The number here.
         ours: Vni,
         /// The number there.
@@ -142,13 +202,26 @@ impl Conflict {
             | Self::SameOrdinal { host, .. }
             | Self::SameVni { host, .. }
             | Self::OtherVni { host, .. }
+            | Self::SamePrefix { host, .. }
+            | Self::OtherPrefix { host, .. }
             | Self::Settings { host, .. } => host,
         }
     }
 }
 
-/// The other hosts as peers, and what keeps some out.
-pub(super) fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> (Vec<Peer>, Vec<Conflict>) {
+/// What follows from the records of the other hosts.
+#[derive(Default)]
+pub(super) struct Site {
+    /// Them, as peers.
+    pub(super) peers: Vec<Peer>,
+    /// Their instances, in the networks that are joined with them.
+    pub(super) members: Vec<Member>,
+    /// What keeps hosts or networks out.
+    pub(super) conflicts: Vec<Conflict>,
+}
+
+/// The other hosts as peers with members, and what keeps some out.
+pub(super) fn site(inputs: &Inputs<'_>, networks: &Networks, errors: &mut Vec<PlanError>) -> Site {
     let mut hosts = Vec::new();
     for (name, host) in inputs.hosts {
         match inputs.peers.get_host(name) {
@@ -165,34 +238,29 @@ pub(super) fn peers(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> (Vec<Pe
         .iter()
         .map(|peer| (peer.ordinal, format!("peer {}", peer.name)))
         .collect();
-    let mut peers = Vec::new();
-    let mut conflicts = Vec::new();
+    let mut site = Site::default();
     for (id, name, host) in hosts {
         let ordinal = host.ordinal;
         if ordinal == inputs.host.ordinal {
             let host = name.clone();
-            conflicts.push(Conflict::OwnOrdinal { host, ordinal });
+            site.conflicts.push(Conflict::OwnOrdinal { host, ordinal });
         } else if let Some(other) = ordinals.get(&ordinal) {
-            conflicts.push(Conflict::SameOrdinal {
+            site.conflicts.push(Conflict::SameOrdinal {
                 host: name.clone(),
                 other: other.clone(),
                 ordinal,
             });
         } else {
             ordinals.insert(ordinal, format!("host {name}"));
-            peers.push(peer(inputs, id, name, host, &mut conflicts));
+            let joined = joined_networks(inputs, networks, name, host, &mut site.conflicts);
+            site.members.extend(members(id, host, networks, &joined));
+            site.peers.push(peer(inputs, id, name, host, joined));
         }
     }
-    (peers, conflicts)
+    site
 }
 
-fn peer(
-    inputs: &Inputs<'_>,
-    id: PeerId,
-    name: &str,
-    host: &KnownHost,
-    conflicts: &mut Vec<Conflict>,
-) -> Peer {
+fn peer(inputs: &Inputs<'_>, id: PeerId, name: &str, host: &KnownHost, joined: BTreeSet<Vni>) -> Peer {
     let address = address_of(inputs, name, host);
     let generations = address.map_or_else(Vec::new, |address| {
         host.generations
@@ -205,7 +273,7 @@ fn peer(
         name: name.to_owned(),
         ordinal: host.ordinal,
         reach: Reach::Site(generations),
-        networks: PeerNetworks::Only(joined_networks(inputs, name, host, conflicts)),
+        networks: PeerNetworks::Only(joined),
         mtu: inner_mtu(inputs.underlay_mtu, address.map_or(Family::Ipv4, Family::of)),
     }
 }
@@ -244,6 +312,7 @@ fn address_of(inputs: &Inputs<'_>, name: &str, host: &KnownHost) -> Option<IpAdd
 /// The networks that both hosts have, under one name and number.
 fn joined_networks(
     inputs: &Inputs<'_>,
+    networks: &Networks,
     name: &str,
     host: &KnownHost,
     conflicts: &mut Vec<Conflict>,
@@ -273,35 +342,104 @@ fn joined_networks(
         return BTreeSet::new();
     }
     let mut joined = BTreeSet::new();
-    for network in &host.networks {
-        let theirs = ApplicationKey {
-            tenant: network.tenant.clone(),
-            name: network.name.clone(),
+    for record in &host.networks {
+        let theirs = NetworkKey {
+            kind: record.kind,
+            tenant: record.tenant.clone(),
+            name: record.name.clone(),
         };
-        let mut applications = inputs.applications.iter();
-        let same_number = applications.find(|(_, document)| network_vni(document) == network.vni);
-        let same_name = match network.kind {
-            NetworkKind::Application => inputs.applications.get(&theirs),
-            NetworkKind::Shared => None,
-        };
-        match (same_number, same_name.map(network_vni)) {
-            (_, Some(ours)) if ours == network.vni => {
-                joined.insert(network.vni);
-            }
-            (_, Some(ours)) => conflicts.push(Conflict::OtherVni {
-                host: name.to_owned(),
-                network: theirs,
-                ours,
-                theirs: network.vni,
-            }),
-            (Some((ours, _)), None) => conflicts.push(Conflict::SameVni {
-                host: name.to_owned(),
-                vni: network.vni,
-                ours: ours.clone(),
-                theirs,
-            }),
-            (None, None) => {}
+        match networks.get(&theirs) {
+            Some(ours) => match difference(name, theirs, ours, record) {
+                None => drop(joined.insert(record.vni)),
+                Some(conflict) => conflicts.push(conflict),
+            },
+            None => conflicts.extend(collision(name, theirs, networks, record)),
         }
     }
     joined
+}
+
+/// What two hosts say differently about one network.
+fn difference(host: &str, key: NetworkKey, ours: &Network, theirs: &NetworkRecord) -> Option<Conflict> {
+    let host = host.to_owned();
+    if ours.vni != theirs.vni {
+        return Some(Conflict::OtherVni {
+            host,
+            network: key,
+            ours: ours.vni,
+            theirs: theirs.vni,
+        });
+    }
+    let prefix = theirs.ipv4_prefix.filter(|prefix| *prefix != ours.ipv4_prefix());
+    prefix.map(|theirs| Conflict::OtherPrefix {
+        host,
+        network: key,
+        ours: ours.ipv4_prefix(),
+        theirs,
+    })
+}
+
+/// What a network of another host, which isn't here, has in common with one that is.
+fn collision(
+    host: &str,
+    theirs: NetworkKey,
+    networks: &Networks,
+    record: &NetworkRecord,
+) -> Option<Conflict> {
+    let host = host.to_owned();
+    if let Some((ours, _)) = networks.iter().find(|(_, network)| network.vni == record.vni) {
+        return Some(Conflict::SameVni {
+            host,
+            vni: record.vni,
+            ours: ours.clone(),
+            theirs,
+        });
+    }
+    let prefix = record
+        .ipv4_prefix
+        .filter(|_| record.kind == NetworkKind::Shared)?;
+    let mut shared = networks.iter().filter(|(key, _)| key.kind == NetworkKind::Shared);
+    let (ours, _) = shared.find(|(_, network)| network.ipv4_prefix() == prefix)?;
+    Some(Conflict::SamePrefix {
+        host,
+        prefix,
+        ours: ours.clone(),
+        theirs,
+    })
+}
+
+/// The instances of a host in the networks that are joined with it. What it says counts as far as it can be true:
+/// addresses of its own blocks, each once, and in an application's own network instances of that application.
+fn members(id: PeerId, host: &KnownHost, networks: &Networks, joined: &BTreeSet<Vni>) -> Vec<Member> {
+    let mut ipv4_taken = BTreeSet::new();
+    let mut ipv6_taken = BTreeSet::new();
+    let mut members = Vec::new();
+    for network in networks.values().filter(|network| joined.contains(&network.vni)) {
+        let ipv4_block = network.numbers.block_ipv4(host.ordinal);
+        let ipv6_block = network.numbers.block_ipv6(host.ordinal);
+        for instance in &host.instances {
+            let service = &instance.service;
+            let belongs = match network.kind {
+                NetworkKind::Application => {
+                    (&service.tenant, &service.application) == (&network.tenant, &network.name)
+                }
+                NetworkKind::Shared => true,
+            };
+            let addresses = instance.addresses.iter();
+            let told = addresses.filter(|address| belongs && address.vni == network.vni);
+            for Membership { vni, ipv4, ipv6 } in told {
+                let own = ipv4_block.contains(ipv4) && ipv6_block.contains(ipv6);
+                if own && ipv4_taken.insert((*vni, *ipv4)) && ipv6_taken.insert((*vni, *ipv6)) {
+                    members.push(Member {
+                        vni: *vni,
+                        ipv4: *ipv4,
+                        ipv6: *ipv6,
+                        peer: id,
+                        service: service.clone(),
+                    });
+                }
+            }
+        }
+    }
+    members
 }

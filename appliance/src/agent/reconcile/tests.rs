@@ -1,10 +1,12 @@
 //! Inputs and the plans that follow from them.
 
+mod shared;
+
 use super::*;
 use crate::agent::cluster::record::{LaneGeneration, LaneRecord, NetworkRecord, NetworkSettings};
 use crate::config::{application, host};
 use std::path::Path;
-use tidegate_stack::plan::{Generation, HostOrdinal, PublicKey, Reach, RemoteLane};
+use tidegate_stack::plan::{Generation, HostOrdinal, PublicKey, Reach, RemoteLane, Vni};
 
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
@@ -55,6 +57,7 @@ impl World {
             number: 1,
             port: PortId(port),
             index: InstanceIndex::try_from(index).unwrap(),
+            shared: BTreeMap::new(),
             namespace: Namespace {
                 device: 4,
                 inode: 4_026_532_000,
@@ -137,7 +140,7 @@ fn two_networks_with_one_number_are_refused_naming_both_and_the_key() {
     let blue = "tenant: acme\nname: blue\nnetwork: { vni: 77 }\nservices: [ { name: web } ]\n";
     let errors = World::new("", &format!("{red}---\n{blue}")).errors();
     assert!(
-        errors.contains("acme/blue and acme/red") && errors.contains("VNI 77"),
+        errors.contains("the network of acme/blue and the network of acme/red") && errors.contains("VNI 77"),
         "{errors}"
     );
     assert!(errors.contains("`network.vni`"), "{errors}");
@@ -240,7 +243,9 @@ fn known(ordinal: u64) -> KnownHost {
             name: "shop".to_owned(),
             kind: NetworkKind::Application,
             vni: derive_vni("acme", NetworkKind::Application, "shop"),
+            ipv4_prefix: None,
         }],
+        instances: Vec::new(),
     }
 }
 
@@ -274,6 +279,7 @@ fn a_host_of_the_site_is_a_peer_by_its_lanes_and_the_networks_of_both() {
         name: "historian".to_owned(),
         kind: NetworkKind::Application,
         vni: Vni::try_from(4711).unwrap(),
+        ipv4_prefix: None,
     });
     world.know("edge-3", host);
     let plan = world.plan().unwrap();
@@ -402,7 +408,7 @@ fn networks_that_only_look_the_same_are_not_joined() {
     }
     let told = world.conflicts().join("\n");
     assert!(told.contains(&format!(
-        "VNI {shop} is the network of acme/shop here and of acme/till on host edge-3"
+        "VNI {shop} is the network of acme/shop here and the network of acme/till on host edge-3"
     )));
     assert!(
         told.contains(&format!("acme/shop has VNI {shop} here and 4711 on host edge-4")),

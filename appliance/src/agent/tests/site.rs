@@ -32,6 +32,7 @@ pub(super) fn host(ordinal: u64, generation: u64, instances: &[u32]) -> RecordBo
             name: "shop".to_owned(),
             kind: NetworkKind::Application,
             vni: derive_vni("default", NetworkKind::Application, "shop"),
+            ipv4_prefix: None,
         }],
         instances: instances
             .iter()

@@ -325,4 +325,4 @@ fn soa() -> [u8; SOA_LENGTH] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 const UDP: Transport = Transport::Udp { limit: PAYLOAD };
 
 /// The bytes of a query: a name, a type, and what is unusual about it.
-fn query(asked: &str) -> Vec<u8> {
+pub(crate) fn query(asked: &str) -> Vec<u8> {
     let mut words = asked.split_whitespace();
     let name = words.next().unwrap();
     let kind = words.next().unwrap();
@@ -107,7 +107,7 @@ fn told(port: PortId, message: &[u8], transport: Transport, rotation: &mut Rotat
 }
 
 /// A response in words: rcode and flags, then `=` answers, `!` authorities, `+` additionals.
-fn words(message: &[u8], response: Option<&[u8]>) -> String {
+pub(crate) fn words(message: &[u8], response: Option<&[u8]>) -> String {
     let Some(response) = response else {
         return "silence".into();
     };

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::overlay::Neighbours;
+use crate::plan::{Access, Action, Limits, OnDeny, Rule, Selector, Service};
 use crate::responder::icmp::{self, IcmpError};
 use crate::wireguard::{
     COOKIE_REPLY_LENGTH, INITIATION_LENGTH, Lane, NoiseTunnel, Tunnel, TunnelIndex, WAITING_FOR_SESSION,
@@ -136,6 +137,36 @@ fn what_waits_for_a_session_does_not_outlive_its_permission() {
     assert_eq!(first.drops(DropReason::NoPeer), 1);
     assert_eq!(second.out.delivered, vec![]);
     assert_eq!(first.shard.report().frames_in_use, 0);
+}
+
+#[test]
+fn what_waits_for_a_session_does_not_outlive_the_rule_that_allowed_it() {
+    for denies in [true, false] {
+        let (mut first, mut second) = pair();
+        first.lose_session();
+        first.send(&udp(WEB_ON_1, WEB_ON_2, b"secret"), Offload::NONE);
+        first.change_plan(|plan| {
+            plan.services.push(Service {
+                id: plan.instances[0].service_id(),
+                document: "shop.yaml".into(),
+                inbound: None,
+                outbound: Some(Access {
+                    line: 4,
+                    on_deny: OnDeny::Drop,
+                    rules: vec![Rule {
+                        line: 6,
+                        other: Selector::Any,
+                        protocols: Vec::new(),
+                        action: if denies { Action::Deny } else { Action::Allow },
+                    }],
+                }),
+                limits: Limits::default(),
+            });
+        });
+        settle(&mut first, &mut second);
+        assert_eq!(second.out.delivered.len(), usize::from(!denies));
+        assert_eq!(first.drops(DropReason::NoPeer), u64::from(denies));
+    }
 }
 
 #[test]

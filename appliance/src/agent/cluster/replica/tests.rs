@@ -255,6 +255,7 @@ fn a_record_that_is_too_large_is_refused_and_the_former_one_stays() {
         name: "n".repeat(60),
         kind: NetworkKind::Shared,
         vni,
+        ipv4_prefix: None,
     };
     large.networks = vec![network; 2_000];
     a.publish(large);
