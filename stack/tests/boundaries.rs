@@ -144,23 +144,15 @@ fn the_service_address_answers_pings_and_dns() {
         world.send(H1, crafted.udp((4000, 53), &query));
         world.send(H1, crafted.syn((4000, 53)));
         let answers = world.received(H1);
-        assert!(answers.len() >= 3, "{:?}", world.all_drops(0));
+        assert_eq!(answers.len(), 3, "{:?}", world.all_drops(0));
         let echo = if ipv6 { (129, 0) } else { (0, 0) };
         assert_eq!(icmp_type(&answers[0].bytes), Some(echo));
         let payload = &answers[1].bytes[if ipv6 { 48 } else { 28 }..];
-        assert_eq!(payload[..4], [0x12, 0x34, 0x85, 0x83], "NXDOMAIN, with authority");
-        // As often as nobody acknowledges it.
-        for answer in &answers[2..] {
-            let flags = answer.bytes[if ipv6 { 53 } else { 33 }];
-            assert_eq!(flags, 0x12, "SYN and ACK");
-        }
+        assert_eq!(payload[..4], [0x12, 0x34, 0x85, 0x03], "NXDOMAIN, with authority");
+        let flags = answers[2].bytes[if ipv6 { 53 } else { 33 }];
+        assert_eq!(flags, 0x12, "SYN and ACK");
         world.send(H1, crafted.udp((4000, 54), b"?"));
-        assert!(
-            !world
-                .received(H1)
-                .iter()
-                .any(|packet| icmp_type(&packet.bytes).is_some())
-        );
+        assert_eq!(world.received(H1), []);
         assert_eq!(world.drops(0, DropReason::ServiceAddress), 1);
     }
 }
