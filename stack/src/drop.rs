@@ -62,6 +62,10 @@ drop_reasons! {
     NoPeer => "no-peer",
     /// The packet is for the service address, and nothing answers there for this protocol or port.
     ServiceAddress => "service-address",
+    /// A message to DNS at the service address that is no query: an answer, or shorter than a header.
+    NotAQuery => "not-a-query",
+    /// More connections for DNS than one instance (4) or a host (64) may have at once; the sender was told.
+    DnsConnections => "dns-connections",
     /// The hop limit reached zero; the sender was told (traceroute does this on purpose).
     HopLimitExceeded => "hop-limit-exceeded",
     /// Larger than the path takes, and not to be fragmented; the sender was told.

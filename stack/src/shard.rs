@@ -9,7 +9,7 @@
 //!    its block → flow, or judge → glue.
 //!    A sender chooses the lane by the flow's home: what came by one is never handed over.
 //! 4. [`Shard::flush`]: what was glued goes to its ports.
-//! 5. `answers`: what the appliance says by itself, and how a denial is told to its sender.
+//! 5. `answers`: what the appliance says by itself, and how a denial is told to its sender; `names`: DNS.
 //!
 //! What another shard read comes by [`Shard::handle_handover`], and goes the way of 1. A flow is kept where its home is,
 //! one with a foreign peer on shard 0, which has the foreign lane: so what is to be sealed is never handed over. A packet
@@ -29,6 +29,7 @@ mod fragments;
 mod from_lane;
 mod from_port;
 mod listing;
+mod names;
 mod pick_up;
 mod relief;
 mod to_tunnel;
@@ -48,6 +49,7 @@ use crate::wire::fragments::{Bounds, Reassembly};
 use crate::wireguard::{Peers, TICK_INTERVAL, Tunnel, TunnelIndex, TunnelPlace};
 use counters::Counters;
 use from_port::Came;
+use names::Dns;
 use pick_up::PickUp;
 use relief::Relief;
 use std::net::SocketAddr;
@@ -108,6 +110,7 @@ pub struct Shard {
     train: TrainBuffer,
     plaintext: Box<[u8]>,
     counters: Counters,
+    dns: Dns,
     icmp_errors: RateLimit,
     resets: RateLimit,
     relief: Relief,
@@ -132,6 +135,7 @@ impl Shard {
             train: TrainBuffer::new(),
             plaintext: vec![0; LONGEST_PLAINTEXT].into_boxed_slice(),
             counters: Counters::default(),
+            dns: Dns::new(config.count, config.seed),
             icmp_errors: RateLimit::icmp_errors(),
             resets: RateLimit::resets(),
             relief: Relief::default(),
@@ -177,6 +181,7 @@ impl Shard {
                         .is_some_and(|network| network.covers(key.address))
             });
             self.recycle_given_up();
+            self.dns.install(&policy);
             self.counters
                 .keep_ports(policy.ports().iter().map(|port| port.id));
             self.counters.keep_applications(policy.application_networks());
@@ -224,14 +229,9 @@ impl Shard {
         self.coalescer.flush(&mut self.pool, &mut ports);
     }
 
-    /// Does what is due at `now`: sessions, questions to neighbours, expired flows and fragments.
+    /// Does what is due at `now`: connections for DNS, sessions, questions to neighbours, expired flows and fragments.
     pub fn handle_timeout(&mut self, now: Instant, egress: &mut impl Egress) {
-        let Some(due) = self.next_tick else { return };
-        if now < due {
-            return;
-        }
-        self.next_tick = Some(now + TICK_INTERVAL);
-        let Some(snapshot) = self.snapshot.clone() else {
+        let (Some(due), Some(snapshot)) = (self.next_tick, self.snapshot.clone()) else {
             return;
         };
         let turn = &mut Turn {
@@ -239,6 +239,11 @@ impl Shard {
             now,
             egress,
         };
+        self.expire_streams(turn);
+        if now < due {
+            return;
+        }
+        self.next_tick = Some(now + TICK_INTERVAL);
         for entry in self.peers.tunnels_mut() {
             to_tunnel::tick(entry, turn, &mut self.counters);
         }
@@ -266,7 +271,9 @@ impl Shard {
 
     /// When [`Shard::handle_timeout`] wants to be called next; `None` before the first plan.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let streams = self.dns.poll_timeout();
         self.next_tick
+            .map(|tick| streams.map_or(tick, |due| due.min(tick)))
     }
 
     /// The state.
@@ -283,6 +290,7 @@ impl Shard {
             frames_capacity: self.pool.capacity() as u64,
             neighbours: self.neighbours.len() as u64,
             neighbours_capacity: Neighbours::CAPACITY as u64,
+            dns: self.dns.report(),
         }
     }
 

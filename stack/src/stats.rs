@@ -28,6 +28,44 @@ pub struct Report {
     pub neighbours: u64,
     /// Most entries the neighbour cache holds.
     pub neighbours_capacity: u64,
+    /// What was asked at service addresses.
+    #[serde(default)]
+    pub dns: DnsReport,
+}
+
+/// DNS at service addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsReport {
+    /// Queries answered.
+    pub queries: u64,
+    /// With NOERROR: the name exists.
+    pub no_error: u64,
+    /// With NXDOMAIN: it doesn't.
+    pub nx_domain: u64,
+    /// With REFUSED.
+    pub refused: u64,
+    /// With FORMERR, NOTIMP or BADVERS.
+    pub faulty: u64,
+    /// Cut off, to be asked for again over TCP.
+    pub truncated: u64,
+    /// TCP connections there are.
+    pub connections: u64,
+    /// TCP connections that were cut: too slow, or what they sent was no query.
+    pub connections_cut: u64,
+}
+
+impl DnsReport {
+    /// Adds what was asked elsewhere.
+    pub fn add(&mut self, more: &Self) {
+        self.queries += more.queries;
+        self.no_error += more.no_error;
+        self.nx_domain += more.nx_domain;
+        self.refused += more.refused;
+        self.faulty += more.faulty;
+        self.truncated += more.truncated;
+        self.connections += more.connections;
+        self.connections_cut += more.connections_cut;
+    }
 }
 
 /// Counters of a pair of directions.

@@ -25,7 +25,7 @@ in_every_shape! {
     congestion_marks_of_the_underlay_reach_the_instance,
     the_congestion_field_of_an_instance_reaches_the_underlay,
     what_is_too_big_for_the_tunnel_is_told_to_its_sender,
-    the_service_address_answers_pings_and_refuses_dns,
+    the_service_address_answers_pings_and_dns,
     an_application_reaches_its_own_instances_and_no_others,
     every_wrong_packet_of_an_instance_is_dropped_under_its_reason,
     an_error_of_the_far_instance_comes_back_to_who_caused_it,
@@ -133,25 +133,24 @@ fn what_is_too_big_for_the_tunnel_is_told_to_its_sender() {
     }
 }
 
-fn the_service_address_answers_pings_and_refuses_dns() {
+fn the_service_address_answers_pings_and_dns() {
     for ipv6 in [false, true] {
         let mut world = World::quiet();
         let own = world.instance(H1).address(ipv6);
         let crafted = Crafted::new(own, service_address(own));
         world.send(H1, crafted.echo(9, b"ping"));
-        world.send(H1, crafted.udp((4000, 53), b"query"));
+        let question = b"\x02db\x04shop\x08internal\0\0\x01\0\x01";
+        let query = [&[0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], question].concat();
+        world.send(H1, crafted.udp((4000, 53), &query));
         world.send(H1, crafted.syn((4000, 53)));
         let answers = world.received(H1);
         assert_eq!(answers.len(), 3, "{:?}", world.all_drops(0));
-        let (echo, unreachable) = if ipv6 {
-            ((129, 0), (1, 4))
-        } else {
-            ((0, 0), (3, 3))
-        };
+        let echo = if ipv6 { (129, 0) } else { (0, 0) };
         assert_eq!(icmp_type(&answers[0].bytes), Some(echo));
-        assert_eq!(icmp_type(&answers[1].bytes), Some(unreachable));
+        let payload = &answers[1].bytes[if ipv6 { 48 } else { 28 }..];
+        assert_eq!(payload[..4], [0x12, 0x34, 0x85, 0x03], "NXDOMAIN, with authority");
         let flags = answers[2].bytes[if ipv6 { 53 } else { 33 }];
-        assert_eq!(flags, 0x14, "RST and ACK");
+        assert_eq!(flags, 0x12, "SYN and ACK");
         world.send(H1, crafted.udp((4000, 54), b"?"));
         assert_eq!(world.received(H1), []);
         assert_eq!(world.drops(0, DropReason::ServiceAddress), 1);

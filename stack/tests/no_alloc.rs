@@ -22,7 +22,9 @@ use std::time::Duration;
 use tidegate_stack::egress::{Egress, Handover, LaneKind, Route, ShardId, Slot};
 use tidegate_stack::flow::Quotas;
 use tidegate_stack::frame::{Batch, Frame, Offload, PoolSizes, Segmentation};
-use tidegate_stack::plan::{Plan, PortId};
+use tidegate_stack::plan::{
+    AnswerOrder, Membership, NamedInstance, NamedService, NetworkNames, Plan, PortId,
+};
 use tidegate_stack::shard::{Datagrams, Shard, ShardConfig};
 use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::time::Instant;
@@ -443,4 +445,63 @@ fn quiet_ticks_allocate_nothing() {
         tick(&mut pair);
     }
     assert_eq!(allocations(|| (0..40).for_each(|_| tick(&mut pair))), 0);
+}
+
+#[test]
+fn queries_are_answered_without_an_allocation() {
+    let mut pair = Pair::new(Shape::Shards([1, 1]));
+    let plan = &mut pair.plans[0];
+    let Membership { vni, ipv4, ipv6 } = plan.instances[0].memberships[0];
+    let instance = |number: u8| NamedInstance {
+        name: format!("web-{number}"),
+        ipv4,
+        ipv6,
+        ready: true,
+    };
+    plan.names = vec![NetworkNames {
+        vni,
+        services: vec![NamedService {
+            id: plan.instances[0].service_id(),
+            order: AnswerOrder::Rotate,
+            ports: Vec::new(),
+            texts: Vec::new(),
+            instances: (1..=5).map(instance).collect(),
+        }],
+    }];
+    let service = plan.network(vni).unwrap().service_ipv4();
+    let snapshot = Snapshot::compile(plan, None);
+    let place = &mut pair.places[0];
+    place.shard.install(snapshot, pair.now, &mut place.outputs);
+
+    let crafted = Crafted::new(ipv4.into(), service.into());
+    let asked = [
+        &b"\x03web\x04shop\x08internal\0\0\x01\0\x01"[..],
+        b"\x03web\x04shop\x08internal\0\0\x1c\0\x01",
+        b"\x06nobody\x04shop\x08internal\0\0\x01\0\x01",
+        b"\x03www\x07example\x04test\0\0\x01\0\x01",
+        b"\xc0\x0c\0\x01\0\x01",
+    ];
+    let queries = asked.map(|asked| {
+        let message = [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], asked].concat();
+        crafted.udp((4000, 53), &message)
+    });
+    let mut batch = Batch::new(1);
+    let mut round = |pair: &mut Pair| {
+        for query in &queries {
+            batch.clear();
+            if let Some(frame) = batch.vacant() {
+                frame.fill(query, Offload::NONE);
+                batch.advance();
+            }
+            pair.send(0, 0, &mut batch);
+        }
+    };
+    round(&mut pair);
+    let before = pair.count(0, |outputs| outputs.packets);
+    let counted = allocations(|| (0..ROUNDS).for_each(|_| round(&mut pair)));
+    assert_eq!(
+        pair.count(0, |outputs| outputs.packets) - before,
+        ROUNDS as usize * queries.len()
+    );
+    assert_eq!(counted, 0);
 }

@@ -15,6 +15,7 @@ pub(super) fn add_up(reports: impl IntoIterator<Item = Report>) -> Report {
         total.frames_capacity += report.frames_capacity;
         total.neighbours += report.neighbours;
         total.neighbours_capacity += report.neighbours_capacity;
+        total.dns.add(&report.dns);
         join(&mut total.ports, report.ports, |port| port.port, add_port);
         join(&mut total.peers, report.peers, |peer| peer.peer, add_peer);
         join(&mut total.drops, report.drops, |drop| drop.reason, add_drop);

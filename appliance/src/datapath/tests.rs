@@ -149,6 +149,7 @@ fn plan(ports: &[u32]) -> Plan {
     Plan {
         services: Vec::new(),
         members: Vec::new(),
+        names: Vec::new(),
         ordinal: HostOrdinal::try_from(1).unwrap(),
         networks: Vec::new(),
         instances: ports.iter().map(instance).collect(),

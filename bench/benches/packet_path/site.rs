@@ -82,6 +82,7 @@ pub(crate) fn plan(host: u8, instances: u8, peers: u8) -> Plan {
     let mut plan = Plan {
         services: Vec::new(),
         members: Vec::new(),
+        names: Vec::new(),
         ordinal: ordinal(host),
         instances: (0..instances.max(2)).map(instance).collect(),
         peers: (0..peers).map(peer).collect(),

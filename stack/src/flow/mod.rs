@@ -51,10 +51,10 @@ pub enum Hop {
 pub enum Answer {
     /// ICMP echo.
     Echo,
-    /// ICMP port unreachable.
-    PortUnreachable,
-    /// TCP reset.
-    Reset,
+    /// DNS in a datagram.
+    DnsDatagram,
+    /// A segment of a connection for DNS.
+    DnsSegment,
 }
 
 /// What is done with the packets of a flow.

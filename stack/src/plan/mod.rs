@@ -6,6 +6,7 @@
 
 mod access;
 mod keys;
+mod names;
 mod numbering;
 mod types;
 
@@ -13,6 +14,7 @@ pub use access::{
     Access, Action, Limits, Member, OnDeny, PortRange, ProtocolMatch, Rule, Selector, Service, ServiceId,
 };
 pub use keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
+pub use names::{AnswerOrder, NamedInstance, NamedPort, NamedService, NetworkNames, PortProtocol, Text};
 pub use numbering::{
     BLOCK_LENGTH_APPLICATION, BLOCK_LENGTH_SHARED, NetworkNumbers, derive_vni, shared_prefix_index,
     site_ipv6_prefix, vtep_address,
@@ -41,6 +43,9 @@ pub struct Plan {
     /// The instances of other hosts, by network and address. There are none when nothing depends on who they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<Member>,
+    /// What can be asked for by name, by network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NetworkNames>,
     /// The other ends of tunnels, by id.
     pub peers: Vec<Peer>,
     /// The key of the foreign lane: the one WireGuard endpoint whose key and port are fixed.
@@ -248,6 +253,10 @@ impl Plan {
         self.services.sort_by(|a, b| a.id.cmp(&b.id));
         self.instances.sort_by_key(|instance| instance.port);
         self.members.sort_by_key(|member| (member.vni, member.ipv4));
+        self.names.sort_by_key(|names| names.vni);
+        for names in &mut self.names {
+            names.normalise();
+        }
         self.peers.sort_by_key(|peer| peer.id);
     }
 

@@ -8,6 +8,7 @@
 //! as they travel inside VXLAN.
 
 pub mod arp;
+pub mod dns;
 pub mod icmp;
 pub mod ndp;
 mod original;

@@ -2,7 +2,7 @@
 
 use super::counters::Counters;
 use super::flows::home_of;
-use super::from_port::must_be_cut;
+use super::from_port::{Came, must_be_cut};
 use super::to_tunnel::Outbound;
 use super::{Shard, Turn};
 use crate::drop::DropReason;
@@ -72,24 +72,32 @@ impl Shard {
         &mut self,
         port: &PortEntry,
         answer: Answer,
+        frame: &mut Frame,
+        came: Came,
+        turn: &mut Turn<'_, impl Egress>,
+    ) -> Result<(), DropReason> {
+        match answer {
+            Answer::Echo => {
+                let packet = frame.packet();
+                self.say(port, packet.len(), turn.egress, |out| {
+                    icmp::echo_reply(packet, out)
+                })
+                .ok_or(DropReason::ServiceAddress)
+            }
+            Answer::DnsDatagram => self.answer_datagram(port, frame, turn),
+            Answer::DnsSegment => self.answer_segment(port, frame, came, turn),
+        }
+    }
+
+    /// Refuses a segment that belongs to no connection with the appliance.
+    pub(super) fn reset(
+        &mut self,
+        port: &PortEntry,
         packet: &[u8],
         turn: &mut Turn<'_, impl Egress>,
     ) -> Result<(), DropReason> {
-        let service = Headers::parse(packet)?.destination;
-        match answer {
-            Answer::Echo => self
-                .say(port, packet.len(), turn.egress, |out| {
-                    icmp::echo_reply(packet, out)
-                })
-                .ok_or(DropReason::ServiceAddress),
-            Answer::Reset => self
-                .say(port, SMALL, turn.egress, |out| tcp::reset(packet, out))
-                .ok_or(DropReason::ServiceAddress),
-            Answer::PortUnreachable => {
-                self.icmp_error(port, IcmpError::PortUnreachable, service, packet, turn);
-                Ok(())
-            }
-        }
+        self.say(port, SMALL, turn.egress, |out| tcp::reset(packet, out))
+            .ok_or(DropReason::ServiceAddress)
     }
 
     /// Tells the sender of a packet why it went no further, as often as errors are allowed.

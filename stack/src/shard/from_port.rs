@@ -86,7 +86,7 @@ impl Shard {
             Ok(found) => found,
             Err(NotHere::Home(shard)) => return self.hand_over(shard, port, frame, turn),
             Err(NotHere::Verdict(Verdict::Answer(answer))) => {
-                return self.answer(port, answer, frame.packet(), turn);
+                return self.answer(port, answer, frame, came, turn);
             }
             Err(NotHere::Verdict(verdict)) => {
                 if let Verdict::Reject(_) = verdict {

@@ -119,6 +119,7 @@ fn plan(own: u8, other: u8) -> Plan {
     Plan {
         services: Vec::new(),
         members: Vec::new(),
+        names: Vec::new(),
         ordinal: ordinal(own),
         networks: vec![shop()],
         instances: vec![instance(PORT, own, 2), instance(SECOND_PORT, own, 3)],
@@ -441,4 +442,5 @@ fn a_changed_policy_is_applied_to_live_flows_and_an_equal_one_is_no_epoch() {
 
 mod denials;
 mod guards;
+mod names;
 mod relief;

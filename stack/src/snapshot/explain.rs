@@ -335,9 +335,7 @@ impl fmt::Display for Step {
             Self::ServiceAddress { address, answer } => {
                 let answer = match answer {
                     Some(Answer::Echo) => "which answers pings",
-                    Some(Answer::PortUnreachable | Answer::Reset) => {
-                        "where nobody listens; the sender is told"
-                    }
+                    Some(Answer::DnsDatagram | Answer::DnsSegment) => "which answers DNS",
                     None => "where nothing answers this",
                 };
                 write!(formatter, "to {address}: the service address, {answer}")

@@ -17,12 +17,10 @@ use super::services::ServiceSlot;
 use crate::drop::DropReason;
 use crate::flow::{Answer, Arrival, Hop, Verdict};
 use crate::plan::{Action, OnDeny, Vni};
+use crate::responder::dns;
 use crate::wire::{Endpoints, protocol};
 use ipnet::IpNet;
 use std::net::IpAddr;
-
-/// DNS: until names are built, the service address says that nobody listens.
-const DNS: u16 = 53;
 
 /// What the walk finds, step by step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,10 +289,12 @@ fn service_answer(endpoints: &Endpoints, arrival: Arrival) -> Option<Answer> {
     match (arrival, endpoints.protocol) {
         (Arrival::Tunnel(_), _) => None,
         (Arrival::Port(_), protocol::ICMP | protocol::ICMPV6) => Some(Answer::Echo),
-        (Arrival::Port(_), protocol::UDP) if endpoints.destination_port == DNS => {
-            Some(Answer::PortUnreachable)
+        (Arrival::Port(_), protocol::UDP) if endpoints.destination_port == dns::PORT => {
+            Some(Answer::DnsDatagram)
         }
-        (Arrival::Port(_), protocol::TCP) if endpoints.destination_port == DNS => Some(Answer::Reset),
+        (Arrival::Port(_), protocol::TCP) if endpoints.destination_port == dns::PORT => {
+            Some(Answer::DnsSegment)
+        }
         (Arrival::Port(_), _) => None,
     }
 }

@@ -1,25 +1,29 @@
 //! A plan, compiled: immutable, shared by all shards, in parts that are compared alone.
 //!
 //! [`Policy`] says who may talk to whom and where packets go; it carries the epoch that flows remember. [`Lanes`] says
-//! by which keys and endpoints peers are reached; a change of it touches no flow.
+//! by which keys and endpoints peers are reached, [`Names`] who may ask for which names; a change of them touches no flow.
 //!
 //! The files: `guard` says whether a port may send a packet at all; `policy` (who is where), `services` (who is who) and
 //! `owners` (whom a flow counts for) are looked up; `judge` is the one walk that decides a flow, by lists of `rules`;
-//! `explain` is the same walk, told in names; `edges` asks it about everybody.
+//! `explain` is the same walk, told in names; `edges` asks it about everybody. `names` has the ports' views of the names
+//! in each network's [`zone`].
 
 mod edges;
 mod explain;
 mod guard;
 mod judge;
+mod names;
 mod owners;
 mod policy;
 mod rules;
 mod services;
+pub mod zone;
 
 pub(crate) use guard::{is_group, is_martian};
 
 pub use edges::{Carrier, Change, Difference, Edge, Edges, End, Passage};
 pub use explain::{Basis, Citation, Explanation, NetworkName, Place, Step};
+pub use names::{Names, View};
 pub use policy::{MemberEntry, NetworkEntry, PeerEntry, Policy, PortEntry, PortSlot};
 pub use services::{ServiceEntry, ServiceSlot};
 
@@ -30,6 +34,7 @@ use std::sync::Arc;
 pub struct Snapshot {
     policy: Arc<Policy>,
     lanes: Arc<Lanes>,
+    names: Arc<Names>,
 }
 
 /// The foreign lane's key, and how peers are reached.
@@ -76,7 +81,14 @@ impl Snapshot {
                 previous.map(|previous| previous.policy().as_ref()),
             )),
         };
-        Arc::new(Self { policy, lanes })
+        let names = match previous {
+            Some(previous) if previous.names.is_compiled_from(plan) => Arc::clone(&previous.names),
+            _ => Arc::new(Names::compile(
+                plan,
+                previous.map(|previous| previous.names().as_ref()),
+            )),
+        };
+        Arc::new(Self { policy, lanes, names })
     }
 
     /// Who may talk to whom.
@@ -87,6 +99,11 @@ impl Snapshot {
     /// How peers are reached.
     pub fn lanes(&self) -> &Arc<Lanes> {
         &self.lanes
+    }
+
+    /// Who may ask for which names.
+    pub fn names(&self) -> &Arc<Names> {
+        &self.names
     }
 
     /// The policy's epoch.

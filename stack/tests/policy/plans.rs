@@ -167,6 +167,7 @@ pub(crate) fn site() -> Plan {
         services: Vec::new(),
         instances: Vec::new(),
         members: Vec::new(),
+        names: Vec::new(),
         peers: (0..PEERS.len())
             .map(|number| peer(number, PeerNetworks::All))
             .collect(),

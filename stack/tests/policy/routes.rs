@@ -101,8 +101,8 @@ pub(crate) fn original(
 fn answer(endpoints: &Endpoints, arrival: Arrival) -> Option<Answer> {
     match (arrival, endpoints.protocol, endpoints.destination_port) {
         (Arrival::Port(_), 1 | 58, _) => Some(Answer::Echo),
-        (Arrival::Port(_), 17, 53) => Some(Answer::PortUnreachable),
-        (Arrival::Port(_), 6, 53) => Some(Answer::Reset),
+        (Arrival::Port(_), 17, 53) => Some(Answer::DnsDatagram),
+        (Arrival::Port(_), 6, 53) => Some(Answer::DnsSegment),
         _ => None,
     }
 }

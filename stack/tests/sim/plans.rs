@@ -173,6 +173,7 @@ impl Site {
         let mut plan = Plan {
             services: Vec::new(),
             members: Vec::new(),
+            names: Vec::new(),
             ordinal: ordinal(host),
             instances: instances.collect(),
             networks,

@@ -169,6 +169,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanErrors> {
     let mut plan = Plan {
         services,
         members: if ruled || shared { site.members } else { Vec::new() },
+        names: Vec::new(),
         ordinal: inputs.host.ordinal,
         networks: networks.into_values().collect(),
         instances,

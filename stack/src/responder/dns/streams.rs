@@ -1,0 +1,525 @@
+//! DNS over TCP (RFC 7766): the connections of one shard's ports with the service address, each ended by smoltcp.
+//!
+//! The walk of a packet: its connection by port and addresses, or a new one for a SYN → smoltcp orders and acknowledges
+//! → whole messages behind their lengths (RFC 1035 §4.2.2) are answered in their order → smoltcp's segments go out.
+//! Queries may come behind each other without waiting. What isn't taken off us stops the reading of more.
+//!
+//! | bound | then |
+//! |---|---|
+//! | [`MOST`] connections of a host, [`MOST_OF_PORT`] of a port | a SYN is reset |
+//! | [`LONGEST_QUERY`] bytes of a message | the connection is cut (a reset) |
+//! | [`SLOWEST`] from a message's first byte to its last | the connection is cut |
+//! | [`IDLE`] since the last query | the connection is closed; it is cut when answers weren't taken |
+//! | [`CLOSING`] since it was closed | the connection is cut |
+//!
+//! Networks have overlapping addresses, so each connection has an interface of its own. Segments' checksums aren't looked
+//! at: of a super-packet they are partial, and nothing lies between an instance's kernel and here.
+
+use crate::plan::{Mtu, PortId};
+use crate::time::Instant;
+use crate::wire::Endpoints;
+use blake2::digest::Digest;
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet, SocketStorage};
+use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp;
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Connections of all shards of a host.
+pub const MOST: usize = 64;
+/// Connections of one port.
+pub const MOST_OF_PORT: usize = 4;
+/// Bytes of a query: the longest name, and room for options.
+pub const LONGEST_QUERY: usize = 4096;
+/// How long a message may take.
+pub const SLOWEST: Duration = Duration::from_secs(5);
+/// How long a connection stays without a query (RFC 7766 §6.2.3).
+pub const IDLE: Duration = Duration::from_secs(10);
+/// How long the end of a connection may take.
+pub const CLOSING: Duration = Duration::from_secs(5);
+
+/// Two bytes of length in front of a message.
+const PREFIX: usize = 2;
+const RECEIVE_BUFFER: usize = 4096;
+const SEND_BUFFER: usize = 8192;
+/// What is sent fits through everything.
+const LARGEST_PACKET: u16 = 1500;
+
+/// What connections ask of their surroundings.
+pub trait Surroundings {
+    /// Answers a port's query into `out`, and gives the length; `None`: it is no query.
+    fn answer(&mut self, port: PortId, query: &[u8], out: &mut [u8]) -> Option<usize>;
+    /// Gives an IP packet to a port.
+    fn send(&mut self, port: PortId, packet: &[u8]);
+}
+
+/// What became of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It belongs to a connection, perhaps a new one.
+    Connection,
+    /// It belongs to none.
+    Stranger,
+    /// It would begin one too many.
+    Full,
+}
+
+/// A TCP segment of a port to the service address.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// The port it came from.
+    pub port: PortId,
+    /// The largest packet that the port takes.
+    pub mtu: Mtu,
+    /// Its addresses.
+    pub endpoints: Endpoints,
+    /// Whether it is a SYN and nothing else: it may begin a connection.
+    pub begins: bool,
+    /// The IP packet.
+    pub packet: &'a [u8],
+}
+
+/// The connections of one shard.
+pub struct Streams {
+    connections: Vec<Connection>,
+    most: usize,
+    seed: u64,
+    begun: u64,
+    cut: u64,
+    due: Option<Instant>,
+    buffers: Buffers,
+}
+
+/// Rooms that connections take turns with.
+struct Buffers {
+    packet: Box<[u8]>,
+    answer: Box<[u8]>,
+}
+
+/// Whether smoltcp has anything new to send.
+enum Talk {
+    Nothing,
+    News,
+    /// A reset: what was sent is no query.
+    Cut,
+}
+
+struct Connection {
+    port: PortId,
+    endpoints: Endpoints,
+    mtu: u16,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    socket: SocketHandle,
+    /// The message that is being received, its length in front.
+    message: Vec<u8>,
+    /// When the first byte of it came.
+    message_began: Option<Instant>,
+    /// The answer that is being sent, its length in front, and how much of it smoltcp has.
+    answer: Vec<u8>,
+    answer_sent: usize,
+    /// When it began, or the last query came.
+    active: Instant,
+    /// When it was closed at this end.
+    closed: Option<Instant>,
+}
+
+impl Streams {
+    /// No connections yet; of `shards` shards each has its part of what a host may have. `seed` hides the first sequence
+    /// numbers (RFC 6528).
+    pub fn new(shards: usize, seed: u64) -> Self {
+        Self {
+            connections: Vec::new(),
+            most: (MOST / shards.max(1)).max(MOST_OF_PORT),
+            seed,
+            begun: 0,
+            cut: 0,
+            due: None,
+            buffers: Buffers {
+                packet: vec![0; usize::from(LARGEST_PACKET)].into_boxed_slice(),
+                answer: vec![0; PREFIX + usize::from(u16::MAX)].into_boxed_slice(),
+            },
+        }
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// How many were cut: too slow, or what they sent was no query.
+    pub fn cut(&self) -> u64 {
+        self.cut
+    }
+
+    /// A segment.
+    pub fn handle_segment(
+        &mut self,
+        segment: &Segment<'_>,
+        now: Instant,
+        surroundings: &mut impl Surroundings,
+    ) -> Taken {
+        let is_its = |connection: &Connection| {
+            connection.port == segment.port && connection.endpoints == segment.endpoints
+        };
+        let place = match self.connections.iter().position(is_its) {
+            Some(place) => place,
+            None if !segment.begins => return Taken::Stranger,
+            None => {
+                let of_port = |connection: &&Connection| connection.port == segment.port;
+                if self.connections.len() >= self.most
+                    || self.connections.iter().filter(of_port).count() >= MOST_OF_PORT
+                {
+                    return Taken::Full;
+                }
+                let seed = self.sequence_seed(&segment.endpoints, now);
+                let Some(connection) = Connection::listen(segment, seed, now) else {
+                    return Taken::Stranger;
+                };
+                self.connections.push(connection);
+                self.connections.len() - 1
+            }
+        };
+        if let Some(connection) = self.connections.get_mut(place) {
+            let cut = connection.advance(Some(segment.packet), now, &mut self.buffers, surroundings);
+            self.cut += u64::from(cut);
+            if connection.is_over() {
+                self.connections.swap_remove(place);
+            }
+        }
+        self.reckon(now);
+        Taken::Connection
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant, surroundings: &mut impl Surroundings) {
+        if self.due.is_none_or(|due| now < due) {
+            return;
+        }
+        for connection in &mut self.connections {
+            let late = connection.obey_deadlines(now);
+            let cut = connection.advance(None, now, &mut self.buffers, surroundings);
+            self.cut += u64::from(late || cut);
+        }
+        self.connections.retain(|connection| !connection.is_over());
+        self.reckon(now);
+    }
+
+    /// When [`Streams::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Forgets the connections of ports that are gone.
+    pub fn retain(&mut self, is_there: impl Fn(PortId) -> bool) {
+        self.connections.retain(|connection| is_there(connection.port));
+    }
+
+    fn reckon(&mut self, now: Instant) {
+        self.due = self
+            .connections
+            .iter_mut()
+            .map(|connection| connection.due(now))
+            .min();
+    }
+
+    /// What smoltcp draws a connection's first sequence number from: nobody can tell it from another one's.
+    fn sequence_seed(&mut self, endpoints: &Endpoints, now: Instant) -> u64 {
+        self.begun += 1;
+        let mut hash = blake2::Blake2s256::new();
+        hash.update(self.seed.to_be_bytes());
+        hash.update(self.begun.to_be_bytes());
+        hash.update(now.as_nanos().to_be_bytes());
+        hash.update(endpoints.source_port.to_be_bytes());
+        match endpoints.source {
+            IpAddr::V4(address) => hash.update(address.octets()),
+            IpAddr::V6(address) => hash.update(address.octets()),
+        }
+        let digest = hash.finalize();
+        digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    }
+}
+
+impl Connection {
+    /// A connection that waits for the SYN that it is made for.
+    fn listen(segment: &Segment<'_>, seed: u64, now: Instant) -> Option<Self> {
+        let mtu = segment.mtu.get().min(LARGEST_PACKET);
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut wire = Wire {
+            received: None,
+            mtu,
+            room: &mut [],
+            send: |_: &[u8]| {},
+        };
+        let mut interface = Interface::new(config, &mut wire, instant(now));
+        let service = IpAddress::from(segment.endpoints.destination);
+        // Everything is on this link: only the port is at its other end.
+        interface.update_ip_addrs(|addresses| {
+            let _ = addresses.push(IpCidr::new(service, 0));
+        });
+        let mut socket = tcp::Socket::new(
+            tcp::SocketBuffer::new(vec![0; RECEIVE_BUFFER]),
+            tcp::SocketBuffer::new(vec![0; SEND_BUFFER]),
+        );
+        socket.set_nagle_enabled(false);
+        let endpoint = IpListenEndpoint {
+            addr: Some(service),
+            port: segment.endpoints.destination_port,
+        };
+        socket.listen(endpoint).ok()?;
+        let mut sockets = SocketSet::new(vec![SocketStorage::EMPTY]);
+        let socket = sockets.add(socket);
+        Some(Self {
+            port: segment.port,
+            endpoints: segment.endpoints,
+            mtu,
+            interface,
+            sockets,
+            socket,
+            message: Vec::new(),
+            message_began: None,
+            answer: Vec::new(),
+            answer_sent: 0,
+            active: now,
+            closed: None,
+        })
+    }
+
+    /// Takes a packet in, answers what is whole by now, and sends what may be sent. Whether it cut the connection.
+    fn advance(
+        &mut self,
+        packet: Option<&[u8]>,
+        now: Instant,
+        buffers: &mut Buffers,
+        surroundings: &mut impl Surroundings,
+    ) -> bool {
+        let mut received = packet;
+        let mut cut = false;
+        loop {
+            let port = self.port;
+            let mut wire = Wire {
+                received: received.take(),
+                mtu: self.mtu,
+                room: &mut buffers.packet,
+                send: |packet: &[u8]| surroundings.send(port, packet),
+            };
+            self.interface.poll(instant(now), &mut wire, &mut self.sockets);
+            match self.converse(now, &mut buffers.answer, surroundings) {
+                Talk::Nothing => return cut,
+                Talk::News => {}
+                Talk::Cut => cut = true,
+            }
+        }
+    }
+
+    /// Reads and answers as long as there is something to read, and room for what is answered.
+    fn converse(&mut self, now: Instant, room: &mut [u8], surroundings: &mut impl Surroundings) -> Talk {
+        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.socket);
+        let mut news = Talk::Nothing;
+        loop {
+            if self.answer_sent < self.answer.len() {
+                let rest = self.answer.get(self.answer_sent..).unwrap_or_default();
+                let sent = socket.send_slice(rest).unwrap_or(0);
+                if sent > 0 {
+                    news = Talk::News;
+                }
+                self.answer_sent += sent;
+                if self.answer_sent < self.answer.len() {
+                    return news;
+                }
+            }
+            if !receive_message(socket, &mut self.message) {
+                break;
+            }
+            let query = self.message.get(PREFIX..).unwrap_or_default();
+            // Of a message that is too long nothing was read: no query either.
+            let length = surroundings.answer(self.port, query, room);
+            let prefix = length.and_then(|length| Some((length, u16::try_from(length).ok()?)));
+            let Some((length, prefix)) = prefix else {
+                self.message.clear();
+                socket.abort();
+                return Talk::Cut;
+            };
+            self.answer.clear();
+            // A long answer's room isn't kept.
+            self.answer.shrink_to(SEND_BUFFER);
+            self.answer.extend_from_slice(&prefix.to_be_bytes());
+            self.answer
+                .extend_from_slice(room.get(..length).unwrap_or_default());
+            self.answer_sent = 0;
+            self.message.clear();
+            self.message_began = None;
+            self.active = now;
+        }
+        if !self.message.is_empty() {
+            self.message_began.get_or_insert(now);
+        }
+        // The other end has no more to ask.
+        if socket.state() == tcp::State::CloseWait && socket.recv_queue() == 0 {
+            socket.close();
+            self.closed.get_or_insert(now);
+            news = Talk::News;
+        }
+        news
+    }
+
+    /// Ends what took too long; whether it was cut.
+    fn obey_deadlines(&mut self, now: Instant) -> bool {
+        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.socket);
+        let slow = self.message_began.is_some_and(|began| now >= began + SLOWEST);
+        let stuck = self.closed.is_some_and(|closed| now >= closed + CLOSING);
+        let idle = self.closed.is_none() && now >= self.active + IDLE;
+        let untaken = self.answer_sent < self.answer.len() || socket.send_queue() > 0;
+        if slow || stuck || (idle && untaken) {
+            socket.abort();
+            return true;
+        }
+        if idle {
+            socket.close();
+            self.closed = Some(now);
+        }
+        false
+    }
+
+    /// When it wants to be looked at next.
+    fn due(&mut self, now: Instant) -> Instant {
+        let deadline = match self.closed {
+            Some(closed) => closed + CLOSING,
+            None => self.active + IDLE,
+        };
+        let message = self.message_began.map(|began| began + SLOWEST);
+        let segments = self.interface.poll_at(instant(now), &self.sockets).map(|at| {
+            Instant::from_nanos(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000)).max(now)
+        });
+        [message, segments]
+            .into_iter()
+            .flatten()
+            .fold(deadline, Instant::min)
+    }
+
+    /// Whether nothing is left of it. Who closed first would wait for stray segments (RFC 9293 §3.3.2, TIME-WAIT); they
+    /// are reset here.
+    fn is_over(&self) -> bool {
+        let socket = self.sockets.get::<tcp::Socket<'_>>(self.socket);
+        match socket.state() {
+            tcp::State::Closed | tcp::State::TimeWait | tcp::State::Listen => true,
+            tcp::State::SynSent
+            | tcp::State::SynReceived
+            | tcp::State::Established
+            | tcp::State::FinWait1
+            | tcp::State::FinWait2
+            | tcp::State::CloseWait
+            | tcp::State::Closing
+            | tcp::State::LastAck => false,
+        }
+    }
+}
+
+/// Moves what has come of a message to the rest of it; whether it is whole. A message that is too long counts as whole
+/// as soon as its length is known.
+fn receive_message(socket: &mut tcp::Socket<'_>, message: &mut Vec<u8>) -> bool {
+    loop {
+        let wanted = match message.first_chunk::<PREFIX>() {
+            None => PREFIX,
+            Some(prefix) => {
+                let whole = PREFIX + usize::from(u16::from_be_bytes(*prefix));
+                if whole > PREFIX + LONGEST_QUERY || message.len() == whole {
+                    return true;
+                }
+                whole
+            }
+        };
+        let before = message.len();
+        message.resize(wanted, 0);
+        let room = message.get_mut(before..).unwrap_or_default();
+        let received = socket.recv_slice(room).unwrap_or(0);
+        message.truncate(before + received);
+        if received == 0 {
+            return false;
+        }
+    }
+}
+
+fn instant(now: Instant) -> smoltcp::time::Instant {
+    smoltcp::time::Instant::from_micros(i64::try_from(now.as_nanos() / 1000).unwrap_or(i64::MAX))
+}
+
+/// One packet in, any number out.
+struct Wire<'a, S> {
+    received: Option<&'a [u8]>,
+    mtu: u16,
+    room: &'a mut [u8],
+    send: S,
+}
+
+impl<S: FnMut(&[u8])> Device for Wire<'_, S> {
+    type RxToken<'b>
+        = Received<'b>
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = Room<'b, S>
+    where
+        Self: 'b;
+
+    fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received<'_>, Room<'_, S>)> {
+        let packet = self.received.take()?;
+        let room = Room {
+            room: self.room,
+            send: &mut self.send,
+        };
+        Some((Received(packet), room))
+    }
+
+    fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Room<'_, S>> {
+        Some(Room {
+            room: self.room,
+            send: &mut self.send,
+        })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut checksum = ChecksumCapabilities::default();
+        checksum.ipv4 = Checksum::Tx;
+        checksum.tcp = Checksum::Tx;
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = usize::from(self.mtu);
+        capabilities.checksum = checksum;
+        capabilities
+    }
+}
+
+struct Received<'a>(&'a [u8]);
+
+impl RxToken for Received<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        read(self.0)
+    }
+}
+
+struct Room<'a, S> {
+    room: &'a mut [u8],
+    send: &'a mut S,
+}
+
+impl<S: FnMut(&[u8])> TxToken for Room<'_, S> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
+        match self.room.get_mut(..length) {
+            Some(packet) => {
+                let written = write(packet);
+                (self.send)(packet);
+                written
+            }
+            // Nothing is longer than the MTU.
+            None => write(&mut vec![0; length]),
+        }
+    }
+}
