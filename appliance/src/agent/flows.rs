@@ -149,8 +149,12 @@ pub(super) struct Names {
 impl Names {
     /// The instance behind an address.
     pub(super) fn behind(&self, vni: Vni, address: IpAddr) -> Option<&NamedInstance> {
-        let number = self.addresses.get(&(vni, address))?;
-        self.instances.get(*number).map(|known| &known.name)
+        self.known_behind(vni, address).map(|known| &known.name)
+    }
+
+    /// The same, with all that is known of it.
+    pub(super) fn known_behind(&self, vni: Vni, address: IpAddr) -> Option<&Known> {
+        self.instances.get(*self.addresses.get(&(vni, address))?)
     }
 
     /// All of them, those of this host first.

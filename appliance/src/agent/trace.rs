@@ -23,7 +23,7 @@ impl Agent {
         let snapshot = self.compiled(&self.intent)?;
         let names = self.names();
         let source = source(query, &names)?;
-        let targets = targets(query, &names, source)?;
+        let targets = seen_here(source, targets(query, &names, source)?)?;
         // Without a datapath the trace is what it would do.
         let live = self.live_flows().await.unwrap_or_default();
         let mut traces = Vec::new();
@@ -65,9 +65,10 @@ impl Agent {
         names: &Names,
     ) -> Trace {
         let mut steps = Vec::new();
+        let has_ports = matches!(endpoints.protocol, protocol::TCP | protocol::UDP);
         let end = |address, port, peer: Option<&str>| FlowEndLine {
             address,
-            port,
+            port: if has_ports { port } else { 0 },
             instance: vni
                 .and_then(|vni| names.behind(vni, address))
                 .cloned()
@@ -241,9 +242,9 @@ fn source<'a>(query: &TraceQuery, names: &'a Names) -> Result<&'a Known, Refusal
 fn targets<'a>(query: &TraceQuery, names: &'a Names, source: &Known) -> Result<Vec<Target<'a>>, Refusal> {
     let who = &query.to.who;
     if let Ok(address) = who.parse::<IpAddr>() {
-        let in_common = |known: &&Known| known.has(address) && source.network_with(known).is_some();
+        let behind = source.networks().find_map(|vni| names.known_behind(vni, address));
         return Ok(vec![Target {
-            known: names.iter().find(in_common),
+            known: behind,
             address: Some(address),
         }]);
     }
@@ -270,6 +271,22 @@ fn targets<'a>(query: &TraceQuery, names: &'a Names, source: &Known) -> Result<V
     Ok(chosen.into_iter().map(target).collect())
 }
 
+/// Those targets to which a packet of the source passes by this host.
+fn seen_here<'a>(source: &Known, mut targets: Vec<Target<'a>>) -> Result<Vec<Target<'a>>, Refusal> {
+    let Whereabouts::Host { host, .. } = &source.place else {
+        return Ok(targets);
+    };
+    let elsewhere = |known: &Known| matches!(known.place, Whereabouts::Host { .. });
+    targets.retain(|target| !target.known.is_some_and(elsewhere));
+    if targets.is_empty() {
+        return Err(Refusal::because(format!(
+            "neither {} nor the target is on this host: ask on host {host}, where the flow would start",
+            source.name
+        )));
+    }
+    Ok(targets)
+}
+
 /// The packet that is traced, and the network that it would be in.
 fn packet(
     query: &TraceQuery,
@@ -282,7 +299,14 @@ fn packet(
         (None, false) => protocol::ICMP,
         (None, true) => protocol::ICMPV6,
     });
-    let vni = target.known.and_then(|known| source.network_with(known));
+    let vni = match (target.address, target.known) {
+        (Some(address), _) => source.networks().find(|vni| {
+            policy
+                .network(*vni)
+                .is_some_and(|network| network.covers(address))
+        }),
+        (None, known) => known.and_then(|known| source.network_with(known)),
+    };
     let ipv6 = match target.address {
         Some(address) => address.is_ipv6(),
         // Application networks reuse IPv4 addresses: without a network in common only IPv6 names the target.

@@ -4,16 +4,17 @@
 //! |---|---|
 //! | `parse/…` | one packet |
 //! | `find/…` | 32 looks, as for a batch of packets, into a table of 10,000 flows or of a million |
-//! | `judge/…` | the decision about one new flow |
+//! | `judge/…` | the decision about one new flow; `10k-rules`: to a service with ten thousand of them |
 //! | `seal/…` | one super-packet cut, encapsulated and sealed |
 //! | `open/…` | the same datagrams opened, checked and glued again |
 //! | `forward/…` | one super-packet from an instance to another of the same host |
-//! | `compile/…` | one plan of 200 instances and 20 peers |
+//! | `compile/…` | one plan of 200 instances and 20 peers, or with ten thousand rules |
 
 #![expect(clippy::expect_used, reason = "a bench ends at what it didn't expect")]
 
 mod allocations;
 mod packets;
+mod rules;
 mod site;
 
 use std::hint::black_box;
@@ -21,7 +22,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput};
-use tidegate_stack::flow::{Arrival, Flow, FlowTable, Hop, Owners, QuotaSlot, Quotas, Segment, Tracking};
+use tidegate_stack::flow::{
+    Arrival, Flow, FlowTable, Hop, Owners, QuotaSlot, Quotas, Segment, Tracking, Verdict,
+};
 use tidegate_stack::plan::{PeerId, PortId};
 use tidegate_stack::snapshot::{PortSlot, Snapshot};
 use tidegate_stack::time::Instant;
@@ -38,6 +41,7 @@ fn main() {
     parse(&mut criterion);
     find(&mut criterion);
     judge(&mut criterion);
+    judge_rules(&mut criterion);
     seal(&mut criterion);
     open(&mut criterion);
     forward(&mut criterion);
@@ -154,6 +158,31 @@ fn judge(criterion: &mut Criterion) {
         };
         per_iteration(&name, || black_box(judge()));
         criterion.bench_function(&name, |bencher| bencher.iter(judge));
+    }
+}
+
+/// The first packet of a flow to a service whose list has ten thousand rules.
+fn judge_rules(criterion: &mut Criterion) {
+    for ipv6 in [false, true] {
+        let plan = rules::plan(ipv6);
+        let snapshot = Snapshot::compile(&plan, None);
+        let vni = plan.networks[0].vni;
+        for case in rules::cases(&plan, ipv6) {
+            let name = format!("judge/{}/10k-rules-{}", family(ipv6), case.name);
+            let judge = || {
+                snapshot
+                    .policy()
+                    .judge(vni, black_box(&case.endpoints), Arrival::Port(PortId(0)))
+            };
+            let forwards = matches!(judge(), Verdict::Forward { .. });
+            assert_eq!(forwards, case.allowed, "{name}");
+            per_iteration(&name, || black_box(judge()));
+            criterion.bench_function(&name, |bencher| bencher.iter(judge));
+        }
+        let name = format!("compile/{}/10k-rules", family(ipv6));
+        criterion.bench_function(&name, |bencher| {
+            bencher.iter(|| Snapshot::compile(black_box(&plan), None));
+        });
     }
 }
 

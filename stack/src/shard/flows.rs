@@ -357,6 +357,13 @@ impl Shard {
         let Ok(route) = judge(policy, &flow.key, flow.opener, flow.origin) else {
             flow.revoked = true;
             flow.seen = now;
+            let ends = [Some(flow.origin), origin_of(policy, &flow.key, flow.opener)];
+            if !self
+                .pick_up
+                .is_open(ends.into_iter().flatten().find_map(peer_of), now)
+            {
+                self.flows.remove(index);
+            }
             return;
         };
         let owners = policy.owners(flow.key.vni(), flow.origin, route.hops[0]);

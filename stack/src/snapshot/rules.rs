@@ -2,9 +2,9 @@
 //!
 //! A rule of a list stands in a table of its selector: there is one for everybody, one for each network, application,
 //! service and prefix that a rule names. The other end of a flow meets a few of them: that of everybody, its network's,
-//! its application's, its service's, and for each prefix length that occurs the one of the prefix it lies in. In each
-//! table the ports of a protocol are cut into disjoint intervals, and each interval knows the first rule that matches
-//! it. The first of all these is the list's first match.
+//! its application's, its service's, and those of the prefixes it lies in. In each table the ports of a protocol are cut
+//! into disjoint intervals, and each interval knows the first rule that matches it. The first of all these is the list's
+//! first match.
 
 use super::services::{ApplicationSlot, ServiceSlot, Services};
 use crate::plan::{Access, Action, OnDeny, PortRange, ProtocolMatch, Selector, Vni};
@@ -14,7 +14,6 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 type Map<K, V> = HashMap<K, V, FixedState>;
 
@@ -87,8 +86,8 @@ impl RuleList {
         let mut networks: Map<Vni, Uncompiled> = Map::default();
         let mut applications: Map<ApplicationSlot, Uncompiled> = Map::default();
         let mut named: Map<ServiceSlot, Uncompiled> = Map::default();
-        let mut ipv4: Map<(u8, u128), Uncompiled> = Map::default();
-        let mut ipv6: Map<(u8, u128), Uncompiled> = Map::default();
+        let mut ipv4: Map<IpNet, Uncompiled> = Map::default();
+        let mut ipv6: Map<IpNet, Uncompiled> = Map::default();
         for (rule, index) in access.rules.iter().zip(0..NO_RULE) {
             let table = match &rule.other {
                 Selector::Any => Some(&mut everybody),
@@ -98,13 +97,12 @@ impl RuleList {
                     .map(|slot| applications.entry(slot).or_default()),
                 Selector::Service(id) => services.slot(id).map(|slot| named.entry(slot).or_default()),
                 Selector::Prefix(prefix) => {
-                    let key = (prefix.prefix_len(), left_bits(*prefix));
                     let family = if prefix.addr().is_ipv4() {
                         &mut ipv4
                     } else {
                         &mut ipv6
                     };
-                    Some(family.entry(key).or_default())
+                    Some(family.entry(prefix.trunc()).or_default())
                 }
             };
             if let Some(table) = table {
@@ -139,19 +137,20 @@ impl RuleList {
 
     /// The prefixes that its rules name.
     pub(super) fn prefixes(&self) -> impl Iterator<Item = IpNet> {
-        self.ipv4.named(true).chain(self.ipv6.named(false))
+        let nested = self.ipv4.nested.iter().chain(&self.ipv6.nested);
+        nested.map(|nested| nested.prefix)
     }
 
     /// The prefixes that its rules name and in which an address lies.
     pub(super) fn prefixes_around(&self, address: IpNet) -> impl Iterator<Item = IpNet> {
-        let family = if address.addr().is_ipv4() {
-            &self.ipv4
-        } else {
-            &self.ipv6
-        };
-        family
-            .lengths_around(address)
-            .filter_map(move |length| Some(IpNet::new(address.addr(), length).ok()?.trunc()))
+        self.family(address).around(address).map(|nested| nested.prefix)
+    }
+
+    fn family(&self, prefix: IpNet) -> &Prefixes {
+        match prefix {
+            IpNet::V4(_) => &self.ipv4,
+            IpNet::V6(_) => &self.ipv6,
+        }
     }
 
     /// The tables that `other` meets.
@@ -159,67 +158,76 @@ impl RuleList {
         let network = self.networks.get(&other.vni);
         let application = other.application.and_then(|slot| self.applications.get(&slot));
         let service = other.service.and_then(|slot| self.services.get(&slot));
-        let prefixes = other.prefix.map(|prefix| {
-            let family = if prefix.addr().is_ipv4() {
-                &self.ipv4
-            } else {
-                &self.ipv6
-            };
-            family.around(prefix)
-        });
+        let prefixes = other.prefix.map(|prefix| self.family(prefix).around(prefix));
         std::iter::once(&self.everybody)
             .chain(network)
             .chain(application)
             .chain(service)
-            .chain(prefixes.into_iter().flatten())
+            .chain(prefixes.into_iter().flatten().map(|nested| &nested.table))
     }
 }
 
-/// Tables by prefix, of one family.
+/// Tables by prefix, of one family. Prefixes lie in each other or beside each other: an address lies in the innermost one
+/// that is found by bisection, and in those around it.
 struct Prefixes {
-    /// The prefix lengths that occur.
-    lengths: Box<[u8]>,
-    tables: Map<(u8, u128), PortTable>,
+    /// Where another prefix becomes the innermost one, ascending.
+    changes: Box<[(u128, Option<u32>)]>,
+    /// In ascending order, wider ones first.
+    nested: Box<[Nested]>,
+}
+
+struct Nested {
+    prefix: IpNet,
+    /// The next one around it.
+    around: Option<u32>,
+    table: PortTable,
 }
 
 impl Prefixes {
-    fn compile(tables: Map<(u8, u128), Uncompiled>) -> Self {
-        let mut lengths: Vec<u8> = tables.keys().map(|(length, _)| *length).collect();
-        lengths.sort_unstable();
-        lengths.dedup();
+    fn compile(tables: Map<IpNet, Uncompiled>) -> Self {
+        let mut tables: Vec<(IpNet, Uncompiled)> = tables.into_iter().collect();
+        tables.sort_unstable_by_key(|(prefix, _)| (left_bits(*prefix), prefix.prefix_len()));
+        let mut changes: Vec<(u128, Option<u32>)> = Vec::with_capacity(tables.len() * 2);
+        let mut change = |at: u128, innermost: Option<u32>| match changes.last_mut() {
+            Some((before, last)) if *before == at => *last = innermost,
+            Some(_) | None => changes.push((at, innermost)),
+        };
+        // The prefixes in which the sweep is now, each with its last address.
+        let mut inside: Vec<(u32, u128)> = Vec::new();
+        let mut nested = Vec::with_capacity(tables.len());
+        for ((prefix, table), index) in tables.into_iter().zip(0..) {
+            let first = left_bits(prefix);
+            leave(&mut inside, first, &mut change);
+            nested.push(Nested {
+                prefix,
+                around: inside.last().map(|(around, _)| *around),
+                table: table.compile(),
+            });
+            inside.push((index, first | host_bits(prefix.prefix_len())));
+            change(first, Some(index));
+        }
+        leave(&mut inside, u128::MAX, &mut change);
         Self {
-            lengths: lengths.into(),
-            tables: compile_all(tables),
+            changes: changes.into(),
+            nested: nested.into(),
         }
     }
 
-    fn named(&self, of_ipv4: bool) -> impl Iterator<Item = IpNet> {
-        self.tables.keys().filter_map(move |(length, bits)| {
-            let address = if of_ipv4 {
-                IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits >> 96).ok()?))
-            } else {
-                IpAddr::V6(Ipv6Addr::from_bits(*bits))
-            };
-            IpNet::new(address, *length).ok()
-        })
-    }
-
-    /// The tables of the prefixes in which `inner` lies whole.
-    fn around(&self, inner: IpNet) -> impl Iterator<Item = &PortTable> {
+    /// The prefixes in which `inner` lies whole, the innermost one first.
+    fn around(&self, inner: IpNet) -> impl Iterator<Item = &Nested> {
         let bits = left_bits(inner);
-        self.lengths
-            .iter()
-            .take_while(move |length| **length <= inner.prefix_len())
-            .filter_map(move |length| self.tables.get(&(*length, bits & mask(*length))))
+        let behind = self.changes.partition_point(|(at, _)| *at <= bits);
+        let innermost = behind.checked_sub(1).and_then(|index| self.changes.get(index)?.1);
+        let nested = |index: Option<u32>| self.nested.get(index? as usize);
+        std::iter::successors(nested(innermost), move |within| nested(within.around))
+            .filter(move |nested| nested.prefix.prefix_len() <= inner.prefix_len())
     }
+}
 
-    /// The lengths of these prefixes.
-    fn lengths_around(&self, inner: IpNet) -> impl Iterator<Item = u8> {
-        let bits = left_bits(inner);
-        let lengths = self.lengths.iter().copied();
-        lengths
-            .filter(move |length| *length <= inner.prefix_len())
-            .filter(move |length| self.tables.contains_key(&(*length, bits & mask(*length))))
+/// Leaves the prefixes that end before `first`, the innermost one first.
+fn leave(inside: &mut Vec<(u32, u128)>, first: u128, change: &mut impl FnMut(u128, Option<u32>)) {
+    while let Some((_, last)) = inside.pop_if(|(_, last)| *last < first) {
+        change(last + 1, inside.last().map(|(around, _)| *around));
     }
 }
 
@@ -231,10 +239,11 @@ fn left_bits(prefix: IpNet) -> u128 {
     }
 }
 
-const fn mask(length: u8) -> u128 {
+/// What is behind a prefix of this length in 128 bits.
+const fn host_bits(length: u8) -> u128 {
     match u128::MAX.checked_shr(length as u32) {
-        Some(host_bits) => !host_bits,
-        None => u128::MAX,
+        Some(bits) => bits,
+        None => 0,
     }
 }
 
@@ -400,10 +409,48 @@ mod tests {
     }
 
     #[test]
-    fn masks_of_every_length_have_as_many_ones() {
-        for length in 0..=128 {
-            assert_eq!(mask(length).leading_ones(), u32::from(length));
-            assert_eq!(mask(length).count_ones(), u32::from(length));
+    fn an_address_lies_in_every_prefix_around_it_and_in_no_other() {
+        let texts = [
+            "0.0.0.0/0",
+            "10.0.0.0/8",
+            "10.0.0.0/9",
+            "10.64.0.0/10",
+            "10.127.255.255/32",
+            "10.128.0.0/9",
+            "192.0.2.0/24",
+            "255.255.255.255/32",
+        ];
+        let all: Vec<IpNet> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        for without in 0..all.len() {
+            let named: Vec<IpNet> = all
+                .iter()
+                .copied()
+                .filter(|prefix| *prefix != all[without])
+                .collect();
+            let prefixes = Prefixes::compile(
+                named
+                    .iter()
+                    .map(|prefix| (*prefix, Uncompiled::default()))
+                    .collect(),
+            );
+            for inner in all.iter().copied().chain([
+                "0.0.0.0/32".parse().unwrap(),
+                "10.63.255.255/32".parse().unwrap(),
+                "10.128.0.0/32".parse().unwrap(),
+                "11.0.0.0/32".parse().unwrap(),
+                "192.0.3.0/32".parse().unwrap(),
+                "255.255.255.254/32".parse().unwrap(),
+            ]) {
+                let mut around: Vec<IpNet> = prefixes.around(inner).map(|nested| nested.prefix).collect();
+                around.reverse();
+                let mut expected: Vec<IpNet> = named
+                    .iter()
+                    .copied()
+                    .filter(|prefix| prefix.contains(&inner))
+                    .collect();
+                expected.sort_by_key(IpNet::prefix_len);
+                assert_eq!(around, expected, "{inner} without {}", all[without]);
+            }
         }
     }
 }

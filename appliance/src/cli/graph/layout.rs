@@ -2,7 +2,7 @@
 //! below, an arrow for each edge that isn't everybody's.
 
 use super::full_name;
-use crate::agent::api::{Graph, GraphService};
+use crate::agent::api::{Graph, GraphEdge, GraphService};
 use std::collections::BTreeMap;
 
 pub(super) const CARD_WIDTH: f64 = 230.0;
@@ -14,8 +14,9 @@ const ROW_GAP: f64 = 70.0;
 const MARGIN: f64 = 40.0;
 const TITLE: f64 = 70.0;
 /// How much further out each next arc of a card goes.
-const ARC: f64 = 34.0;
+const ARC: f64 = 26.0;
 const HUB_HEIGHT: f64 = 34.0;
+const LABEL_HEIGHT: f64 = 20.0;
 /// Width of a letter of a label.
 const LETTER: f64 = 6.4;
 
@@ -39,6 +40,14 @@ impl Place {
 
     pub(super) fn bottom(&self) -> f64 {
         self.y + self.height
+    }
+
+    /// Whether neither covers any of the other.
+    fn is_apart(&self, other: &Self) -> bool {
+        self.right() <= other.x
+            || other.right() <= self.x
+            || self.bottom() <= other.y
+            || other.bottom() <= self.y
     }
 }
 
@@ -101,7 +110,7 @@ pub(super) fn place(graph: &Graph) -> Drawing<'_> {
     let longest = graph
         .edges
         .iter()
-        .filter(|edge| !edge.is_default())
+        .filter(|edge| is_drawn(graph, edge))
         .map(|edge| label_width(&edge.passes.join(", ")))
         .fold(60.0, f64::max);
     let arcs = |name: &&str| {
@@ -113,7 +122,7 @@ pub(super) fn place(graph: &Graph) -> Drawing<'_> {
         graph
             .edges
             .iter()
-            .filter(|edge| !edge.is_default() && inside(&edge.from, &edge.to))
+            .filter(|edge| is_drawn(graph, edge) && inside(&edge.from, &edge.to))
             .count()
     };
     let most = names.iter().map(arcs).max().unwrap_or(0);
@@ -228,42 +237,73 @@ fn arrows(graph: &Graph, cards: &[Card<'_>], hubs: &[Hub<'_>]) -> Vec<Arrow> {
             nodes.map(move |node| (full_name(node.service), (number, node.place)))
         })
         .collect();
+    let mut taken: Vec<Place> = cards.iter().map(|card| card.place).collect();
     let mut arcs = vec![0_usize; cards.len()];
     let mut arrows = Vec::new();
-    for edge in graph.edges.iter().filter(|edge| !edge.is_default()) {
+    for edge in graph.edges.iter().filter(|edge| is_drawn(graph, edge)) {
         let Some((to_card, to)) = nodes.get(&edge.to) else {
             continue;
         };
         let passes = edge.passes.join(", ");
-        let (text, curve) = match nodes.get(&edge.from) {
-            Some((from_card, from)) if from_card != to_card => (passes, across(from, to)),
-            Some((_, from)) => (passes, arc(from, to, &mut arcs, *to_card)),
+        let (name, some) = edge.from.split_once(AT).unwrap_or((&edge.from, ""));
+        let meant = match some {
+            "" => passes.clone(),
+            addresses => format!("{addresses} · {passes}"),
+        };
+        let (text, curve) = match nodes.get(name) {
+            Some((from_card, from)) if from_card != to_card => (meant, across(from, to)),
+            Some((_, from)) => (meant, arc(from, to, &mut arcs, *to_card)),
             // No service: a prefix, or anybody. The arrow comes from outside of the card.
             None => (
                 format!("{} · {passes}", edge.from),
                 arc(to, to, &mut arcs, *to_card),
             ),
         };
-        let (x, y) = point(&curve, 0.5);
-        let width = label_width(&text);
+        let label = label(&curve, &text, &taken);
+        taken.push(label);
         arrows.push(Arrow {
             curve,
-            label: Place {
-                x: x - if curve[0].0 == curve[3].0 {
-                    8.0
-                } else {
-                    width / 2.0
-                },
-                y: y - 10.0,
-                width,
-                height: 20.0,
-            },
+            label,
             text,
             why: edge.why.join(", "),
             hub: hubs.iter().position(|hub| hub.name == edge.network),
         });
     }
     arrows
+}
+
+/// Stands between a service and those of its addresses that an edge means.
+const AT: &str = " at ";
+
+/// Not what everybody may; and what an application's services may in their own network isn't drawn once more for each
+/// network that they share with others.
+fn is_drawn(graph: &Graph, edge: &GraphEdge) -> bool {
+    let is_repeated = || {
+        let own = edge.to.rsplit_once('/').map(|(application, _)| application);
+        Some(edge.network.as_str()) != own
+            && graph.edges.iter().any(|other| {
+                Some(other.network.as_str()) == own
+                    && (&other.from, &other.to, &other.passes) == (&edge.from, &edge.to, &edge.passes)
+            })
+    };
+    !edge.is_default() && !is_repeated()
+}
+
+/// Where an arrow's label stands: at its middle, or as near to it as what stands there lets it.
+fn label(curve: &[(f64, f64); 4], text: &str, taken: &[Place]) -> Place {
+    let (x, y) = point(curve, 0.5);
+    let width = label_width(text);
+    let is_arc = curve[1].0 > curve[0].0 && curve[2].0 > curve[3].0;
+    let at = |step: i32| Place {
+        x: if is_arc { x - 14.0 } else { x - width / 2.0 },
+        y: y - 10.0 + f64::from(step) * (LABEL_HEIGHT + 3.0),
+        width,
+        height: LABEL_HEIGHT,
+    };
+    let is_free = |place: &Place| taken.iter().all(|other| place.is_apart(other));
+    // 0, 1, -1, 2, -2, …
+    let steps = (0..40).map(|step| if step % 2 == 1 { step / 2 + 1 } else { -step / 2 });
+    steps.map(at).find(is_free).unwrap_or_else(|| at(0))
 }
 
 /// Round the right side of a card, each further out than the one before.
@@ -322,10 +362,6 @@ mod tests {
     use super::super::tests::shop;
     use super::*;
 
-    fn apart(a: &Place, b: &Place) -> bool {
-        a.right() <= b.x || b.right() <= a.x || a.bottom() <= b.y || b.bottom() <= a.y
-    }
-
     #[test]
     fn nothing_covers_anything_and_all_of_it_is_inside() {
         let graph = shop();
@@ -335,9 +371,9 @@ mod tests {
             (2, 1, 2)
         );
         let cards: Vec<_> = drawing.cards.iter().map(|card| card.place).collect();
-        assert!(apart(&cards[0], &cards[1]));
+        assert!(cards[0].is_apart(&cards[1]));
         for hub in &drawing.hubs {
-            assert!(cards.iter().all(|card| apart(card, &hub.place)));
+            assert!(cards.iter().all(|card| card.is_apart(&hub.place)));
         }
         for place in cards
             .iter()
