@@ -285,6 +285,7 @@ impl Agent {
             applications: &intent.applications,
             attachments: &intent.record.attachments,
             hosts: &intent.record.hosts,
+            silent: &self.site.unnamed,
             peers: &intent.record.peers,
             keys: &self.keys,
             underlay_mtu: self.underlay.mtu,
