@@ -76,6 +76,14 @@ impl SiteLink {
         self.problem.iter().chain(&self.conflicts)
     }
 
+    /// Lets the silent have been silent for longer.
+    #[cfg(test)]
+    pub(super) fn lengthen_silence(&mut self, by: Duration) {
+        for since in self.silent.values_mut() {
+            *since -= by;
+        }
+    }
+
     /// What the others are told.
     #[cfg(test)]
     pub(super) fn published(&self) -> Option<&RecordBody> {
