@@ -84,6 +84,28 @@ fn status(lab: &Lab, instance: &str, words: &str) -> Result<String> {
         .to_owned())
 }
 
+/// An instance's addresses in its application's own network, as its host tells them: IPv4 and IPv6.
+fn own_addresses(lab: &Lab, host: &str, application: &str, instance: &str) -> Result<[String; 2]> {
+    let list = lab.tidegate(host, &["show", "instances"])?;
+    let mut lines = list
+        .get("instances")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let is = |line: &Value, key: &str, value: &str| line.get(key).and_then(Value::as_str) == Some(value);
+    let line = lines.find(|line| is(line, "application", application) && is(line, "instance", instance));
+    let line = line.with_context(|| format!("{application}/{instance} isn't on {host}"))?;
+    let address = |index: usize| {
+        let address = line
+            .pointer(&format!("/addresses/{index}"))
+            .and_then(Value::as_str);
+        address
+            .map(str::to_owned)
+            .with_context(|| format!("too few addresses: {line}"))
+    };
+    Ok([address(0)?, address(1)?])
+}
+
 fn namespace_of(lab: &Lab, instance: &str) -> String {
     format!("/run/netns/{}", lab.namespace(instance))
 }
@@ -109,14 +131,9 @@ fn instances_are_found_by_name_on_every_host_and_only_by_those_who_may() -> Resu
 
 /// Each type of record, as both hosts tell it.
 fn records(lab: &Lab) -> Result<()> {
-    let web: Vec<_> = ["shop-web-1", "shop-web-2"]
-        .iter()
-        .map(|instance| lab.address(instance, "-4").map(|address| address.to_string()))
-        .collect::<Result<_>>()?;
-    let web_ipv6: Vec<_> = ["shop-web-1", "shop-web-2"]
-        .iter()
-        .map(|instance| lab.address(instance, "-6").map(|address| address.to_string()))
-        .collect::<Result<_>>()?;
+    let first = own_addresses(lab, "h1", "shop", "web-1")?;
+    let second = own_addresses(lab, "h2", "shop", "web-2")?;
+    let [web, web_ipv6] = [0, 1].map(|family| vec![first[family].clone(), second[family].clone()]);
     let reversed: Vec<&str> = web[1].rsplit('.').collect();
     let pointer = format!("{}.in-addr.arpa PTR", reversed.join("."));
     let texts = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
@@ -200,7 +217,7 @@ fn views(lab: &Lab) -> Result<()> {
         web.len() == 2 && web.iter().all(|address| address.starts_with("100.")),
         "{web:?}"
     );
-    let blue = lab.address("blue-secret-1", "-6")?;
+    let [_, blue] = own_addresses(lab, "h1", "blue", "secret-1")?;
     for (asker, asked) in [
         ("shop-web-1", "secret.blue.internal"),
         ("shop-web-2", "secret-1.blue.acme.internal"),
@@ -224,7 +241,7 @@ fn views(lab: &Lab) -> Result<()> {
 
 /// glibc with the instance's own resolv.conf.
 fn resolvers(lab: &Lab) -> Result<()> {
-    let db = lab.address("shop-db-1", "-4")?.to_string();
+    let [db, _] = own_addresses(lab, "h2", "shop", "db-1")?;
     for (name, expected) in [
         ("db", db.as_str()),
         ("web-2", "172.19.2."),
