@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(
+    bind9-dnsutils    # dig
     ethtool           # the foreign peer's kernel VXLAN device needs `tx off`
     faketime          # a host whose clock is in 1970
     iperf3            # load

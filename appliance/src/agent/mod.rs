@@ -29,8 +29,10 @@ mod journal;
 pub(crate) mod keys;
 mod lanes;
 mod memberships;
+mod names;
 mod peers;
 mod policy;
+mod query;
 pub(crate) mod reconcile;
 mod reports;
 mod site;
@@ -267,6 +269,8 @@ impl Agent {
             Request::Applications => Ok(self.applications()),
             Request::Networks => Ok(self.networks()),
             Request::Instances => Ok(self.instances().await),
+            Request::Names => self.show_names(),
+            Request::DnsQuery { query } => self.dns_query(&query),
             Request::Status => Ok(self.status().await),
             Request::Peers => Ok(self.peers().await),
             Request::Drops => self.drops().await,
@@ -285,6 +289,7 @@ impl Agent {
             applications: &intent.applications,
             attachments: &intent.record.attachments,
             hosts: &intent.record.hosts,
+            silent: &self.site.unnamed,
             peers: &intent.record.peers,
             keys: &self.keys,
             underlay_mtu: self.underlay.mtu,

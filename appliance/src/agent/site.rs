@@ -2,7 +2,8 @@
 //!
 //! Everything that changes the own record ends in [`Agent::publish`]; every record of another host that changes what
 //! a plan needs makes another plan. A host that fell silent keeps its place in the plan ([`reconcile::learn`]) until
-//! another one has its ordinal, or until it was silent for [`FORGET`]; its instances are no longer counted at once.
+//! another one has its ordinal, or until it was silent for [`FORGET`]; its instances are no longer counted at once, and
+//! no longer told by name. An agent that has just begun and heard nobody yet goes on telling them for [`FIRST_WORD`].
 
 use super::api::{SiteEventLine, SiteLinkStatus};
 use super::cluster::record::{
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 
 /// After which silence the way to a host is forgotten.
 const FORGET: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a host that this agent never heard isn't taken for silent: as long as links need to come up after a start.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 /// A clock that shows less was never set: 1 January 2025, in seconds of the Unix epoch.
 const PLAUSIBLE: u64 = 1_735_689_600;
 /// How old the time in the journal may get.
@@ -39,8 +42,12 @@ pub(super) struct SiteLink {
     published: Option<RecordBody>,
     /// The last state that was looked at.
     pub(super) view: Arc<SiteView>,
+    /// The hosts in the plan that this agent heard.
+    heard: BTreeSet<String>,
     /// Since when hosts that are in the plan are silent.
     silent: BTreeMap<String, Instant>,
+    /// Those whose instances aren't told by name for that.
+    pub(super) unnamed: BTreeSet<String>,
     /// What keeps hosts, networks and instances from being joined.
     conflicts: Vec<String>,
 }
@@ -67,6 +74,14 @@ impl SiteLink {
     /// What is wrong, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = &String> {
         self.problem.iter().chain(&self.conflicts)
+    }
+
+    /// Lets the silent have been silent for longer.
+    #[cfg(test)]
+    pub(super) fn lengthen_silence(&mut self, by: Duration) {
+        for since in self.silent.values_mut() {
+            *since -= by;
+        }
     }
 
     /// What the others are told.
@@ -111,9 +126,18 @@ impl Agent {
 
     /// Looks at what the others told.
     pub(super) async fn note_site(&mut self) {
-        if let Some(site) = &self.site.link {
-            let view = site.view();
-            self.note_records(view).await;
+        match &self.site.link {
+            Some(site) => {
+                let view = site.view();
+                self.note_records(view).await;
+            }
+            None if self.has_site() => {
+                let known = self.intent.record.hosts.clone();
+                if self.note_silence(&known) {
+                    self.take_in(self.intent.clone()).await;
+                }
+            }
+            None => {}
         }
     }
 
@@ -131,8 +155,9 @@ impl Agent {
         self.intent.record.boots = self.intent.record.boots.max(view.boot);
         self.site.view = view;
         let mut learned = reconcile::learn(&self.intent.record.hosts, live);
+        let fell_silent = self.note_silence(&learned);
         self.forget_the_silent(&mut learned);
-        if learned != self.intent.record.hosts {
+        if fell_silent || learned != self.intent.record.hosts {
             let mut intent = self.intent.clone();
             intent.record.peers.number_hosts(learned.keys());
             intent.record.hosts = learned;
@@ -302,14 +327,29 @@ impl Agent {
         }
     }
 
+    /// Looks who is silent. Whether others than before are no longer told by name.
+    fn note_silence(&mut self, known: &KnownHosts) -> bool {
+        let now = Instant::now();
+        let site = &mut self.site;
+        site.heard.extend(site.view.records.keys().cloned());
+        site.heard.retain(|name| known.contains_key(name));
+        let is_live = |name: &String| site.view.records.contains_key(name);
+        site.silent
+            .retain(|name, _| known.contains_key(name) && !is_live(name));
+        for name in known.keys().filter(|name| !is_live(name)) {
+            site.silent.entry(name.clone()).or_insert(now);
+        }
+        let unnamed = site
+            .silent
+            .iter()
+            .filter(|(name, since)| site.heard.contains(*name) || now - **since >= FIRST_WORD);
+        let unnamed: BTreeSet<_> = unnamed.map(|(name, _)| name.clone()).collect();
+        std::mem::replace(&mut site.unnamed, unnamed) != site.unnamed
+    }
+
     fn forget_the_silent(&mut self, known: &mut KnownHosts) {
         let now = Instant::now();
-        let live = &self.site.view.records;
-        let silent = &mut self.site.silent;
-        silent.retain(|name, _| known.contains_key(name) && !live.contains_key(name));
-        for name in known.keys().filter(|name| !live.contains_key(*name)) {
-            silent.entry(name.clone()).or_insert(now);
-        }
+        let silent = &self.site.silent;
         known.retain(|name, _| {
             let kept = silent.get(name).is_none_or(|since| now - *since < FORGET);
             if !kept {

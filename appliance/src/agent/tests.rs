@@ -1,6 +1,7 @@
 //! The agent beside a datapath that says what it is told to say.
 
 mod handover;
+mod names;
 mod shared;
 mod site;
 

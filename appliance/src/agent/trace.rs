@@ -1,7 +1,7 @@
 //! `trace`: what would become of a packet, by the very walk that the datapath's shards take. The agent compiles the plan
 //! that is in force and has the judge explain itself; a datapath that is away is not needed for that.
 
-use super::api::{FlowEndLine, NamedInstance, Trace, TraceEnd, TraceList, TraceQuery, TraceVerdict};
+use super::api::{FlowEndLine, NamedInstance, Trace, TraceList, TraceQuery, TraceVerdict};
 use super::flows::{Known, Names, Whereabouts};
 use super::{Agent, Refusal, Response, reconcile};
 use std::net::IpAddr;
@@ -22,7 +22,12 @@ impl Agent {
     pub(super) async fn trace(&mut self, query: &TraceQuery) -> Result<Response, Refusal> {
         let snapshot = self.compiled(&self.intent)?;
         let names = self.names();
-        let source = source(query, &names)?;
+        let source = source(
+            &query.from.who,
+            query.application.as_deref(),
+            query.tenant.as_deref(),
+            &names,
+        )?;
         let targets = seen_here(source, targets(query, &names, source)?)?;
         // Without a datapath the trace is what it would do.
         let live = self.live_flows().await.unwrap_or_default();
@@ -155,16 +160,16 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn of(end: &'a TraceEnd, query: &'a TraceQuery) -> Result<Self, Refusal> {
-        let parts: Vec<&str> = end.who.split('/').collect();
+    fn of(who: &'a str, application: Option<&'a str>, tenant: Option<&'a str>) -> Result<Self, Refusal> {
+        let parts: Vec<&str> = who.split('/').collect();
         let (tenant, application, name) = match parts.as_slice() {
-            [name] => (query.tenant.as_deref(), query.application.as_deref(), *name),
-            [application, name] => (query.tenant.as_deref(), Some(*application), *name),
+            [name] => (tenant, application, *name),
+            [application, name] => (tenant, Some(*application), *name),
             [tenant, application, name] => (Some(*tenant), Some(*application), *name),
             _ => {
                 return Err(Refusal::because(format!(
                     "`{}` isn't a name: write `instance`, `application/instance` or `tenant/application/instance`",
-                    end.who
+                    who
                 )));
             }
         };
@@ -183,26 +188,24 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// The one instance that sends.
-fn source<'a>(query: &TraceQuery, names: &'a Names) -> Result<&'a Known, Refusal> {
-    let who = &query.from.who;
+/// The one instance that sends: `who`, which is looked for in an application where it names none.
+pub(super) fn source<'a>(
+    who: &str,
+    application: Option<&str>,
+    tenant: Option<&str>,
+    names: &'a Names,
+) -> Result<&'a Known, Refusal> {
     let found: Vec<&Known> = match who.parse::<IpAddr>() {
         Ok(address) => {
             let fits = |known: &&Known| {
                 known.has(address)
-                    && query
-                        .application
-                        .as_ref()
-                        .is_none_or(|wanted| *wanted == known.name.application)
-                    && query
-                        .tenant
-                        .as_ref()
-                        .is_none_or(|wanted| *wanted == known.name.tenant)
+                    && application.is_none_or(|wanted| wanted == known.name.application)
+                    && tenant.is_none_or(|wanted| wanted == known.name.tenant)
             };
             names.iter().filter(fits).collect()
         }
         Err(_) => {
-            let asked = Asked::of(&query.from, query)?;
+            let asked = Asked::of(who, application, tenant)?;
             names.iter().filter(|known| asked.means(known)).collect()
         }
     };
@@ -248,7 +251,7 @@ fn targets<'a>(query: &TraceQuery, names: &'a Names, source: &Known) -> Result<V
             address: Some(address),
         }]);
     }
-    let asked = Asked::of(&query.to, query)?;
+    let asked = Asked::of(who, query.application.as_deref(), query.tenant.as_deref())?;
     let means: Vec<&Known> = names.iter().filter(|known| asked.means(known)).collect();
     // A short name means the sender's own application, as it does in DNS.
     let own: Vec<&Known> = means

@@ -4,7 +4,7 @@ use super::client::AgentClient;
 use super::output::{self, Form, table};
 use super::{Failure, Places};
 use crate::agent::api::{
-    ApplicationList, Change, DocumentText, InstanceList, NetworkList, Request, Response,
+    ApplicationList, Change, DocumentText, InstanceList, NameList, NetworkList, Request, Response,
 };
 use crate::config::host::DEFAULT_TENANT;
 use clap::{Args, ValueEnum};
@@ -56,6 +56,8 @@ enum Listed {
     Networks,
     /// Instances attached here, and their addresses.
     Instances,
+    /// What can be asked for by name, in each network.
+    Names,
 }
 
 /// The texts of files, or what keeps any of them from being read.
@@ -108,11 +110,13 @@ pub(crate) fn show(places: &Places, form: Form, arguments: &Show) -> anyhow::Res
         Listed::Apps => Request::Applications,
         Listed::Networks => Request::Networks,
         Listed::Instances => Request::Instances,
+        Listed::Names => Request::Names,
     };
     match AgentClient::connect(&places.agent_socket())?.ask(&request, &[])? {
         Response::Applications(list) => output::print(form, &list, applications),
         Response::Networks(list) => output::print(form, &list, networks),
         Response::Instances(list) => output::print(form, &list, instances),
+        Response::Names(list) => output::print(form, &list, names),
         other => Err(AgentClient::unexpected(&other)),
     }
 }
@@ -221,4 +225,24 @@ fn instances(list: &InstanceList) -> String {
         ],
         rows.chain(elsewhere),
     )
+}
+
+fn names(list: &NameList) -> String {
+    let rows = list.names.iter().map(|line| {
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        [
+            match line.shared {
+                true => format!("{} (shared)", line.network),
+                false => line.network.clone(),
+            },
+            line.name.clone(),
+            or_none(line.kind.map(|kind| kind.to_string())),
+            or_none(line.value.clone()),
+            match line.answered {
+                true => line.why.clone(),
+                false => format!("not answered: {}", line.why),
+            },
+        ]
+    });
+    table(["NETWORK", "NAME", "TYPE", "VALUE", "WHERE"], rows)
 }

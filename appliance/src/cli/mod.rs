@@ -5,6 +5,7 @@
 
 mod attach;
 pub(crate) mod client;
+mod dns;
 mod doctor;
 mod documents;
 mod flows;
@@ -109,7 +110,7 @@ enum Verb {
     Apply(documents::Apply),
     /// Takes an application out of force.
     Delete(documents::Delete),
-    /// Lists applications, networks or instances.
+    /// Lists applications, networks, instances or names.
     Show(documents::Show),
     /// Gives an instance its network device.
     Attach(attach::Attach),
@@ -128,6 +129,8 @@ enum Verb {
     Trace(trace::TraceVerb),
     /// Tells what documents would change, before they are applied.
     Policy(policy::PolicyVerb),
+    /// Tells what an instance would be answered when it asks for a name, and why.
+    Dns(dns::DnsVerb),
     /// Draws who may talk to whom, and why.
     Graph(graph::GraphVerb),
     /// Looks at this machine: what keeps tidegate from running well.
@@ -221,6 +224,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Drops(arguments) => observe::drops(&places, form, &arguments)?,
         Verb::Trace(arguments) => trace::trace(&places, form, &arguments)?,
         Verb::Policy(arguments) => policy::policy(&places, form, &arguments)?,
+        Verb::Dns(arguments) => dns::dns(&places, form, &arguments)?,
         Verb::Graph(arguments) => graph::graph(&places, form, &arguments)?,
         Verb::Flows(arguments) => flows::flows(&places, form, &arguments)?,
         Verb::Doctor => doctor::doctor(&places, form)?,

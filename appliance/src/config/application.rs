@@ -4,6 +4,7 @@ use super::Problems;
 use super::access::{Neighbours, ServiceNetwork};
 use super::decode::{Keys, Unique, Value};
 use super::host::DEFAULT_TENANT;
+use super::naming::{Naming, naming};
 use super::report::Report;
 use super::values::{ipv4_prefix, label, line, network_name, service_name, vni};
 use super::yaml;
@@ -69,6 +70,8 @@ pub(crate) struct ServiceDocument {
     pub(crate) name: String,
     /// Who may reach it, whom it may reach, and how much it may take.
     pub(crate) network: ServiceNetwork,
+    /// What else there is to know about it by name.
+    pub(crate) naming: Naming,
 }
 
 /// A document's own text, and where it stood: what its rules are known by is their place in the file as it was applied.
@@ -350,5 +353,10 @@ fn service<'a>(
     let network = keys
         .optional("network", |value| neighbours.service_network(value))
         .unwrap_or_default();
-    Some(ServiceDocument { name: name?, network })
+    let naming = naming(keys);
+    Some(ServiceDocument {
+        name: name?,
+        network,
+        naming: naming?,
+    })
 }

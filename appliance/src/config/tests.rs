@@ -1,6 +1,7 @@
 //! Documents against their fixtures, their documentation, and what nobody would write.
 
 mod access;
+mod naming;
 
 use super::decode::Value;
 use super::report::Report;

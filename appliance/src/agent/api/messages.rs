@@ -2,6 +2,7 @@
 //! it goes are in [`super::observations`].
 
 use super::flows::{FlowList, FlowQuery};
+use super::names::{NameAnswers, NameList, NameQuery};
 use super::observations::{DropList, PeerList, Status};
 use super::policy::{Graph, PolicyDiff, PolicyDiffQuery, TraceList, TraceQuery};
 use crate::agent::reconcile::Namespace;
@@ -31,6 +32,13 @@ pub(crate) enum Request {
     Networks,
     /// The instances.
     Instances,
+    /// The names.
+    Names,
+    /// Asks what an instance would be answered. Answer: [`Response::NameAnswers`].
+    DnsQuery {
+        /// What.
+        query: NameQuery,
+    },
     /// Asks what a device has to be made with. Answer: [`Response::Prepared`], or [`Response::Attached`] when it is
     /// attached already.
     PrepareAttach {
@@ -110,6 +118,10 @@ pub(crate) enum Response {
     Networks(NetworkList),
     /// The instances.
     Instances(InstanceList),
+    /// The names.
+    Names(NameList),
+    /// What an instance would be answered.
+    NameAnswers(NameAnswers),
     /// What to make a device with.
     Prepared(Prepared),
     /// The instance is attached.

@@ -5,12 +5,14 @@
 
 mod flows;
 mod messages;
+mod names;
 mod observations;
 mod policy;
 
 pub(crate) use crate::seam::envelope::{decode, encode};
 pub(crate) use flows::*;
 pub(crate) use messages::*;
+pub(crate) use names::*;
 pub(crate) use observations::*;
 pub(crate) use policy::*;
 

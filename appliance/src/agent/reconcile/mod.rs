@@ -5,6 +5,7 @@
 
 mod allocation;
 mod error;
+mod names;
 mod networks;
 mod services;
 mod site;
@@ -135,6 +136,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) attachments: &'a [Attachment],
     /// The other hosts of the site.
     pub(crate) hosts: &'a KnownHosts,
+    /// Those of them that fell silent: their instances aren't told by name.
+    pub(crate) silent: &'a BTreeSet<String>,
     /// The numbers of peers, and of those hosts.
     pub(crate) peers: &'a PeerNumbers,
     /// The secrets.
@@ -166,10 +169,11 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanErrors> {
         .iter()
         .any(|service| service.inbound.is_some() || service.outbound.is_some());
     let shared = networks.keys().any(|key| key.kind == NetworkKind::Shared);
+    let names = names::names(inputs.applications, &networks, &instances, &site.instances);
     let mut plan = Plan {
         services,
         members: if ruled || shared { site.members } else { Vec::new() },
-        names: Vec::new(),
+        names,
         ordinal: inputs.host.ordinal,
         networks: networks.into_values().collect(),
         instances,

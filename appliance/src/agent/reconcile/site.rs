@@ -6,7 +6,7 @@
 //! keys died with their process.
 
 use super::networks::{NetworkKey, Networks};
-use super::{Family, Inputs, PlanError, inner_mtu};
+use super::{Family, Inputs, PlanError, inner_mtu, instance_name};
 use crate::agent::cluster::record::{LaneGeneration, NetworkRecord, NetworkSettings, RecordBody};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -42,8 +42,29 @@ pub(crate) struct KnownHost {
 pub(crate) struct KnownInstance {
     /// Its service.
     pub(crate) service: ServiceId,
+    /// Its number in the service. 0: it was told when names weren't kept yet, and has none until it is told again.
+    #[serde(default)]
+    pub(crate) number: u32,
     /// Its addresses, network by network.
     pub(crate) addresses: Vec<Membership>,
+    /// Whether it may be sent to.
+    #[serde(default)]
+    pub(crate) ready: bool,
+}
+
+/// An instance of a live host, in one of the networks that are joined with it.
+pub(super) struct RemoteInstance {
+    pub(super) service: ServiceId,
+    pub(super) number: u32,
+    pub(super) membership: Membership,
+    pub(super) ready: bool,
+}
+
+impl RemoteInstance {
+    /// The instance's name.
+    pub(super) fn name(&self) -> String {
+        instance_name(&self.service.service, self.number)
+    }
 }
 
 /// The other hosts, by name.
@@ -61,13 +82,15 @@ impl KnownHost {
                 application: instance.application.clone(),
                 service: instance.service.clone(),
             },
+            number: instance.number,
             addresses: instance.addresses.clone(),
+            ready: instance.ready,
         });
         let mut instances: Vec<_> = instances.collect();
         instances.sort_by_cached_key(|instance| {
             let addresses = instance.addresses.iter();
             let addresses: Vec<_> = addresses.map(|address| (address.vni, address.ipv4)).collect();
-            (instance.service.clone(), addresses)
+            (instance.service.clone(), addresses, instance.number)
         });
         Self {
             ordinal: body.ordinal,
@@ -216,6 +239,8 @@ pub(super) struct Site {
     pub(super) peers: Vec<Peer>,
     /// Their instances, in the networks that are joined with them.
     pub(super) members: Vec<Member>,
+    /// The same instances, as far as their hosts aren't silent.
+    pub(super) instances: Vec<RemoteInstance>,
     /// What keeps hosts or networks out.
     pub(super) conflicts: Vec<Conflict>,
 }
@@ -253,7 +278,12 @@ pub(super) fn site(inputs: &Inputs<'_>, networks: &Networks, errors: &mut Vec<Pl
         } else {
             ordinals.insert(ordinal, format!("host {name}"));
             let joined = joined_networks(inputs, networks, name, host, &mut site.conflicts);
-            site.members.extend(members(id, host, networks, &joined));
+            let told = told(host, networks, &joined);
+            site.members.extend(told.iter().map(|told| member(id, *told)));
+            if !inputs.silent.contains(name) {
+                site.instances
+                    .extend(told.iter().filter_map(|told| remote_instance(*told)));
+            }
             site.peers.push(peer(inputs, id, name, host, joined));
         }
     }
@@ -410,10 +440,14 @@ fn collision(
 
 /// The instances of a host in the networks that are joined with it. What it says counts as far as it can be true:
 /// addresses of its own blocks, each once, and in an application's own network instances of that application.
-fn members(id: PeerId, host: &KnownHost, networks: &Networks, joined: &BTreeSet<Vni>) -> Vec<Member> {
+fn told<'a>(
+    host: &'a KnownHost,
+    networks: &Networks,
+    joined: &BTreeSet<Vni>,
+) -> Vec<(&'a KnownInstance, &'a Membership)> {
     let mut ipv4_taken = BTreeSet::new();
     let mut ipv6_taken = BTreeSet::new();
-    let mut members = Vec::new();
+    let mut told = Vec::new();
     for network in networks.values().filter(|network| joined.contains(&network.vni)) {
         let ipv4_block = network.numbers.block_ipv4(host.ordinal);
         let ipv6_block = network.numbers.block_ipv6(host.ordinal);
@@ -426,20 +460,35 @@ fn members(id: PeerId, host: &KnownHost, networks: &Networks, joined: &BTreeSet<
                 NetworkKind::Shared => true,
             };
             let addresses = instance.addresses.iter();
-            let told = addresses.filter(|address| belongs && address.vni == network.vni);
-            for Membership { vni, ipv4, ipv6 } in told {
+            let there = addresses.filter(|address| belongs && address.vni == network.vni);
+            for address in there {
+                let Membership { vni, ipv4, ipv6 } = address;
                 let own = ipv4_block.contains(ipv4) && ipv6_block.contains(ipv6);
                 if own && ipv4_taken.insert((*vni, *ipv4)) && ipv6_taken.insert((*vni, *ipv6)) {
-                    members.push(Member {
-                        vni: *vni,
-                        ipv4: *ipv4,
-                        ipv6: *ipv6,
-                        peer: id,
-                        service: service.clone(),
-                    });
+                    told.push((instance, address));
                 }
             }
         }
     }
-    members
+    told
+}
+
+fn member(peer: PeerId, (instance, address): (&KnownInstance, &Membership)) -> Member {
+    Member {
+        vni: address.vni,
+        ipv4: address.ipv4,
+        ipv6: address.ipv6,
+        peer,
+        service: instance.service.clone(),
+    }
+}
+
+/// `None`: it has no name yet.
+fn remote_instance((instance, address): (&KnownInstance, &Membership)) -> Option<RemoteInstance> {
+    (instance.number > 0).then(|| RemoteInstance {
+        service: instance.service.clone(),
+        number: instance.number,
+        membership: *address,
+        ready: instance.ready,
+    })
 }

@@ -1,5 +1,6 @@
 //! Inputs and the plans that follow from them.
 
+mod names;
 mod shared;
 
 use super::*;
@@ -16,6 +17,7 @@ struct World {
     applications: Applications,
     attachments: Vec<Attachment>,
     hosts: KnownHosts,
+    silent: BTreeSet<String>,
     addresses: Vec<IpAddr>,
     peers: PeerNumbers,
     keys: Keys,
@@ -37,6 +39,7 @@ impl World {
                 .collect(),
             attachments: Vec::new(),
             hosts: KnownHosts::new(),
+            silent: BTreeSet::new(),
             addresses: vec!["192.0.2.11".parse().unwrap()],
             peers: numbers,
             keys: Keys {
@@ -78,6 +81,7 @@ impl World {
             keys: &self.keys,
             underlay_mtu: self.underlay_mtu,
             hosts: &self.hosts,
+            silent: &self.silent,
             addresses: &self.addresses,
         }
     }

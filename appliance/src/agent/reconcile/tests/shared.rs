@@ -12,13 +12,13 @@ fn fixture(name: &str) -> String {
 
 impl World {
     /// The device of the last attached instance was made for this shared network, too.
-    fn join(&mut self, network: &str, index: u64) {
+    pub(super) fn join(&mut self, network: &str, index: u64) {
         let index = InstanceIndex::try_from(index).unwrap();
         let attachment = self.attachments.last_mut().unwrap();
         attachment.shared.insert(network.to_owned(), index);
     }
 
-    fn network(&self, name: &str) -> Network {
+    pub(super) fn network(&self, name: &str) -> Network {
         let networks = self.plan().unwrap().networks;
         let mut named = networks.into_iter().filter(|network| network.name == name);
         named.next().unwrap()
@@ -53,7 +53,7 @@ fn service_id(application: &str, service: &str) -> ServiceId {
 }
 
 /// An application of acme with one service, in these networks.
-fn sharing(name: &str, networks: &str) -> String {
+pub(super) fn sharing(name: &str, networks: &str) -> String {
     format!(
         "---\ntenant: acme\nname: {name}\nnetwork: {{ shared-application-network: [ {networks} ] }}\n\
          services: [ {{ name: web }} ]\n"
@@ -254,12 +254,14 @@ fn a_rule_about_an_application_that_no_network_leads_to_is_refused_at_its_line()
 }
 
 /// An instance of acme with addresses at an offset from the begin of the block of a host.
-fn instance(network: &Network, ordinal: u64, index: u64, application: &str) -> KnownInstance {
+pub(super) fn instance(network: &Network, ordinal: u64, index: u64, application: &str) -> KnownInstance {
     let ordinal = HostOrdinal::try_from(ordinal).unwrap();
     let index = InstanceIndex::try_from(index).unwrap();
     let (ipv4, ipv6) = network.numbers.instance(ordinal, index).unwrap();
     KnownInstance {
         service: service_id(application, "web"),
+        number: u32::try_from(index.get()).unwrap(),
+        ready: true,
         addresses: vec![Membership {
             vni: network.vni,
             ipv4,
