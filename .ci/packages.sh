@@ -11,9 +11,12 @@ packages=(
     iproute2          # ip, bridge, ss
     iputils-ping      # ping -M do
     netcat-openbsd    # UDP probes
+    nftables          # the reference beside our filter
+    nmap              # scans, of what isn't to be found
     procps            # ps, for leak checks
     python3-scapy     # crafted frames
     tcpdump           # what the wire carries
+    traceroute        # the path of an allowed flow
     wireguard-go      # the foreign peer; its age doesn't matter there
     wireguard-tools   # wg, to configure it
     g++               # the fuzzers' runtime is C++

@@ -129,7 +129,7 @@ drop_reasons! {
     /// A WireGuard handshake beyond what its source may begin (20 a second, bursts of 5) or what a host answers: asked
     /// for a cookie, or left unanswered. Somebody floods, or very many hosts stand behind one address.
     HandshakeFlood => "handshake-flood",
-    /// A reply, error or answer that belongs to no flow.
+    /// A reply, error or answer that belongs to no flow, or a message between neighbours on a link, such as a redirect.
     NoFlow => "no-flow",
     /// A TCP segment whose flags contradict each other (SYN with FIN, none at all, FIN with URG and PSH): nothing but a scan sends it.
     TcpFlags => "tcp-flags",

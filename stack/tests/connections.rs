@@ -25,6 +25,7 @@ in_every_shape! {
     contradictory_flags_make_no_flow_and_end_none,
     only_the_expected_reset_ends_a_connection_and_what_is_out_of_window_goes_no_further,
     an_icmp_error_must_quote_what_is_on_its_way,
+    what_neighbours_on_a_link_tell_each_other_passes_no_network,
     a_service_has_no_more_connections_than_its_document_says,
     what_a_policy_ends_is_not_picked_up_again,
     flows_are_listed_from_the_side_that_began,
@@ -236,6 +237,30 @@ fn an_icmp_error_must_quote_what_is_on_its_way() {
         );
     }
     assert_eq!(world.drops(1, DropReason::NoFlow), 1);
+}
+
+fn what_neighbours_on_a_link_tell_each_other_passes_no_network() {
+    let mut world = deaf();
+    connect(&mut world, 40_000);
+    let sent = segment(&mut world, H1, 40_000, ACK, (BEGUN + 1, ANSWERED + 1), &[7; 100]);
+    world.received(H1);
+    // A redirect may quote what is live, and router and neighbour discovery are no errors.
+    let messages: [(bool, &[u8]); 3] = [
+        (false, &[5, 9, 10]),
+        (true, &[133, 134, 135, 136, 137]),
+        (true, &[143]),
+    ];
+    let mut made = 0;
+    for (ipv6, kinds) in messages {
+        for kind in kinds {
+            let mut message = world.between(H2, H1, ipv6).echo(0, &sent[..28]);
+            message[if ipv6 { 40 } else { 20 }] = *kind;
+            world.send(H2, message);
+            made += 1;
+        }
+    }
+    assert!(world.received(H1).is_empty());
+    assert_eq!(world.drops(1, DropReason::NoFlow), made);
 }
 
 fn a_service_has_no_more_connections_than_its_document_says() {

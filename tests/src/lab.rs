@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::running::{Running, attempt, command, succeed};
 use crate::traces::Traces;
-use crate::{Capture, wait_until};
+use crate::{Capture, Dialogue, wait_until};
 
 /// Which of a host's two processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,6 +217,18 @@ impl Lab {
     pub fn start(&self, part: &str, words: &[&str]) -> Result<Running> {
         let number = self.outputs.fetch_add(1, Ordering::Relaxed);
         Running::start(
+            self.within(part, words)?,
+            self.folder.join(format!("output-{number}.txt")),
+        )
+    }
+
+    /// Starts a program in a part of the lab that is asked line by line, and waits for its first line.
+    ///
+    /// # Errors
+    /// When it can't be started, or ends.
+    pub fn converse(&self, part: &str, words: &[&str]) -> Result<Dialogue> {
+        let number = self.outputs.fetch_add(1, Ordering::Relaxed);
+        Dialogue::start(
             self.within(part, words)?,
             self.folder.join(format!("output-{number}.txt")),
         )

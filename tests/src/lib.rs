@@ -6,20 +6,24 @@
 
 mod capture;
 mod datagrams;
+mod dialogue;
 mod foreign;
 mod lab;
 mod pings;
 mod running;
 mod stream;
+mod syns;
 mod traces;
 
 pub use capture::{Capture, Packet};
 pub use datagrams::{Forged, Malformed, Pace};
+pub use dialogue::Dialogue;
 pub use foreign::{Container, ForeignPeer, Program, WireGuard};
 pub use lab::{Lab, Process, binary};
 pub use pings::Pings;
 pub use running::Running;
 pub use stream::{Heard, Stream};
+pub use syns::{Sent, Syns};
 pub use traces::Traces;
 
 use std::env;

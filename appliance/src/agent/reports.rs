@@ -10,8 +10,12 @@ use super::journal::Record;
 use super::{Agent, Refusal, Response, reconcile};
 use crate::sys::process::Process;
 use std::net::IpAddr;
+use tidegate_stack::drop::DropReason;
+use tidegate_stack::flow::{Arrival, Verdict};
 use tidegate_stack::plan::{Network, NetworkKind, PeerId, PortId, Vni};
+use tidegate_stack::snapshot::Policy;
 use tidegate_stack::stats::{self, Report};
+use tidegate_stack::wire::Endpoints;
 
 impl Agent {
     /// `show apps`.
@@ -173,6 +177,9 @@ impl Agent {
     /// `drops`.
     pub(super) async fn drops(&mut self) -> Result<Response, Refusal> {
         let report = self.report().await?;
+        // Rules are told by the filter that is in force now; without one the counters still count.
+        let is_by_rule = report.drops.iter().any(|line| is_by_rule(line.reason));
+        let policy = is_by_rule.then(|| self.compiled(&self.intent).ok()).flatten();
         let mut drops: Vec<_> = report
             .drops
             .iter()
@@ -187,7 +194,12 @@ impl Agent {
                         packets: *packets,
                     })
                     .collect(),
-                last: line.last.as_ref().map(|last| self.named(last)),
+                last: line.last.as_ref().map(|last| {
+                    let because = policy
+                        .as_ref()
+                        .and_then(|snapshot| because(snapshot.policy(), line.reason, last));
+                    self.named(last, because)
+                }),
                 explanation: line.reason.explanation().to_owned(),
             })
             .collect();
@@ -200,12 +212,13 @@ impl Agent {
         self.datapath.report().await.map_err(Refusal::because)
     }
 
-    fn named(&self, example: &stats::DropExample) -> DropExample {
+    fn named(&self, example: &stats::DropExample, because: Option<String>) -> DropExample {
         DropExample {
             instance: example.port.map(|port| self.instance_of(port)),
             peer: example.peer.map(|peer| self.peer_of(peer)),
             network: example.vni.map(|vni| self.network_of(vni)),
             packet: example.packet,
+            because,
         }
     }
 
@@ -264,5 +277,34 @@ fn process_status(pid: u32) -> ProcessStatus {
         pid,
         resident_bytes: usage.map(|usage| usage.resident_bytes),
         cpu_seconds: usage.map(|usage| usage.cpu_seconds),
+    }
+}
+
+/// Whether a document's rules decide about a reason.
+fn is_by_rule(reason: DropReason) -> bool {
+    matches!(reason, DropReason::InboundDenied | DropReason::OutboundDenied)
+}
+
+/// The rule that denies a packet; `None` when none does any more.
+fn because(policy: &Policy, reason: DropReason, example: &stats::DropExample) -> Option<String> {
+    let packet = example.packet.as_ref().filter(|_| is_by_rule(reason))?;
+    let arrival = match (example.port, example.peer) {
+        (Some(port), _) => Arrival::Port(port),
+        (None, Some(peer)) => Arrival::Tunnel(peer),
+        (None, None) => return None,
+    };
+    let endpoints = Endpoints {
+        protocol: packet.protocol,
+        source: packet.source,
+        source_port: packet.source_port,
+        destination: packet.destination,
+        destination_port: packet.destination_port,
+    };
+    let explanation = policy.explain(example.vni?, &endpoints, arrival);
+    match explanation.verdict {
+        Verdict::Deny(now) | Verdict::Reject(now) if now == reason => {
+            Some(explanation.steps.last()?.to_string())
+        }
+        Verdict::Deny(_) | Verdict::Reject(_) | Verdict::Forward { .. } | Verdict::Answer(_) => None,
     }
 }

@@ -217,7 +217,9 @@ fn render_drops(list: &DropList) -> String {
     }
     let lines = list.drops.iter().map(|line| {
         let last = line.last.as_ref().map_or_else(String::new, |last| {
-            format!("    last: {}\n", render_example(last))
+            let because = last.because.as_ref();
+            let because = because.map_or_else(String::new, |because| format!("    because: {because}\n"));
+            format!("    last: {}\n{because}", render_example(last))
         });
         let of_application = |of: &ApplicationDrops| format!("{} {}", of.application, of.packets);
         let applications: Vec<_> = line.applications.iter().map(of_application).collect();
@@ -338,6 +340,7 @@ mod tests {
                 destination: "172.19.2.9".parse().unwrap(),
                 destination_port: 443,
             }),
+            because: None,
         };
         assert_eq!(
             render_example(&example),

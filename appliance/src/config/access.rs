@@ -28,6 +28,13 @@ pub(crate) struct ServiceNetwork {
     pub(crate) limits: Limits,
 }
 
+impl ServiceNetwork {
+    /// Whether it says nothing.
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// An ordered list of rules.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AccessDocument {

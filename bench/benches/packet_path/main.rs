@@ -9,10 +9,12 @@
 //! | `open/…` | the same datagrams opened, checked and glued again |
 //! | `forward/…` | one super-packet from an instance to another of the same host |
 //! | `compile/…` | one plan of 200 instances and 20 peers, or with ten thousand rules |
+//! | `answer/…` | one query for a name of 100 services: parsed, found, answered; `through` a shard, from packet to packet; by hickory-proto for comparison, without the finding |
 
 #![expect(clippy::expect_used, reason = "a bench ends at what it didn't expect")]
 
 mod allocations;
+mod names;
 mod packets;
 mod rules;
 mod site;
@@ -46,6 +48,7 @@ fn main() {
     open(&mut criterion);
     forward(&mut criterion);
     compile(&mut criterion);
+    names::answer(&mut criterion);
     criterion.final_summary();
 }
 

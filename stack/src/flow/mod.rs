@@ -4,6 +4,7 @@
 //! another epoch has the flow judged again before it goes on.
 
 mod half_open;
+mod index;
 mod quota;
 mod table;
 mod tcp;

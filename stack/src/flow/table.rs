@@ -9,13 +9,13 @@
 //! document says ([`DropReason::ServiceConnections`], [`DropReason::ConnectionRate`]); in their favour nothing is evicted.
 
 use super::half_open::{HalfOpen, HalfOpenSlot};
+use super::index::Index;
 use super::tracking::Dispensable;
 use super::{Flow, Owners, QuotaSlot, Quotas, Segment, Step};
 use crate::drop::DropReason;
 use crate::time::Instant;
 use crate::wire::{Direction, FlowKey};
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub struct Passing {
 
 /// Flows by their keys.
 pub struct FlowTable {
-    index: HashTable<u32>,
+    index: Index,
     slots: Vec<Option<Flow>>,
     free: Vec<u32>,
     hasher: FixedState,
@@ -63,8 +63,7 @@ impl FlowTable {
     pub fn new(capacity: usize, seed: u64, quotas: Arc<Quotas>) -> Self {
         let hasher = FixedState::with_seed(seed);
         Self {
-            // Twice the room: at the bound, with graves in it, it is tidied up in place and never grows.
-            index: HashTable::with_capacity(2 * capacity),
+            index: Index::new(capacity),
             slots: Vec::with_capacity(capacity),
             free: Vec::with_capacity(capacity),
             half_open: HalfOpen::new(hasher.clone()),
@@ -79,28 +78,44 @@ impl FlowTable {
 
     /// Memory that a table for `capacity` flows takes, all of it, in bytes.
     pub fn bytes(capacity: usize) -> usize {
-        let index = HashTable::<u32>::with_capacity(2 * capacity).allocation_size();
         let each = size_of::<Option<Flow>>() + size_of::<u32>();
         let own = usize::from(Quotas::SLOTS) * size_of::<u32>();
-        index + capacity * each + own + HalfOpen::bytes()
+        Index::bytes(capacity) + capacity * each + own + HalfOpen::bytes()
     }
 
     /// The flow with this key.
     #[inline]
     pub fn find(&self, key: &FlowKey) -> Option<FlowIndex> {
-        let found = self
-            .index
-            .find(self.hasher.hash_one(key), |slot| self.key_of(*slot) == Some(key));
-        found.map(|slot| FlowIndex(*slot))
+        self.find_hashed(self.hash(key), key)
     }
 
-    /// The flows with these keys. No look-up waits for another one: what isn't in the cache is fetched for many at once.
+    #[inline]
+    fn find_hashed(&self, hash: u32, key: &FlowKey) -> Option<FlowIndex> {
+        let found = self.index.find(hash, |slot| self.key_of(slot) == Some(key));
+        found.map(FlowIndex)
+    }
+
+    /// The flows with these keys. Look-ups don't wait for each other: what isn't in the cache is asked for by all of them
+    /// before any goes on.
     #[inline]
     pub fn find_all<const COUNT: usize>(
         &self,
         keys: &[Option<FlowKey>; COUNT],
     ) -> [Option<FlowIndex>; COUNT] {
-        std::array::from_fn(|at| keys[at].as_ref().and_then(|key| self.find(key)))
+        let hashes: [u32; COUNT] =
+            std::array::from_fn(|at| keys[at].as_ref().map_or(0, |key| self.hash(key)));
+        let first = hashes.map(|hash| self.index.first(hash));
+        std::array::from_fn(|at| {
+            let key = keys[at].as_ref()?;
+            match first[at] {
+                Some(slot) if self.key_of(slot) == Some(key) => Some(FlowIndex(slot)),
+                Some(_) | None => self.find_hashed(hashes[at], key),
+            }
+        })
+    }
+
+    fn hash(&self, key: &FlowKey) -> u32 {
+        (self.hasher.hash_one(key) >> 32) as u32
     }
 
     fn key_of(&self, slot: u32) -> Option<&FlowKey> {
@@ -198,7 +213,7 @@ impl FlowTable {
     }
 
     fn put(&mut self, flow: Flow) -> Option<FlowIndex> {
-        let hash = self.hasher.hash_one(flow.key);
+        let hash = self.hash(&flow.key);
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = Some(flow);
@@ -210,15 +225,7 @@ impl FlowTable {
                 slot
             }
         };
-        let Self {
-            index, slots, hasher, ..
-        } = self;
-        index.insert_unique(hash, slot, |slot| {
-            slots
-                .get(*slot as usize)
-                .and_then(Option::as_ref)
-                .map_or(0, |flow| hasher.hash_one(flow.key))
-        });
+        self.index.insert(hash, slot);
         Some(FlowIndex(slot))
     }
 
@@ -279,10 +286,7 @@ impl FlowTable {
     /// Takes a flow out, and leaves it counted.
     fn take_out(&mut self, index: FlowIndex) -> Option<Flow> {
         let flow = self.slots.get_mut(index.0 as usize)?.take()?;
-        let hash = self.hasher.hash_one(flow.key);
-        if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == index.0) {
-            entry.remove();
-        }
+        self.index.remove(self.hash(&flow.key), index.0);
         self.free.push(index.0);
         Some(flow)
     }

@@ -10,16 +10,11 @@ use super::from_port::Came;
 use super::{Shard, Turn};
 use crate::drop::DropReason;
 use crate::egress::{Egress, ShardId};
-use crate::flow::{
-    Arrival, Flow, FlowIndex, Hop, PICK_UP, Passing, Segment, Step, Tracking, TunnelHeaders, Verdict,
-};
+use crate::flow::{Arrival, Flow, FlowIndex, Hop, Passing, Segment, Step, Tracking, TunnelHeaders, Verdict};
 use crate::plan::{PeerId, Vni};
-use crate::snapshot::{Lanes, Policy};
-use crate::stats::{FlowEnd, FlowPage, FlowReport, PacketExample};
+use crate::snapshot::Policy;
 use crate::time::Instant;
 use crate::wire::{Direction, Endpoints, FlowKey, Headers, Transport, home, quoted, tcp_flags};
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
 use std::net::IpAddr;
 
 /// A packet's flow, found or made.
@@ -60,37 +55,6 @@ pub(super) struct Seeker<'a> {
     pub(super) packets: u64,
     pub(super) arrival: Arrival,
     pub(super) came: Came,
-}
-
-/// Since when connections may be in their middle that nobody here knows.
-#[derive(Default)]
-pub(super) struct PickUp {
-    first_plan: Option<Instant>,
-    /// The newest datapath generation of each peer, and when it was seen first.
-    peers: HashMap<PeerId, (u64, Instant), FixedState>,
-}
-
-impl PickUp {
-    /// A plan is in force.
-    pub(super) fn install(&mut self, lanes: &Lanes, now: Instant) {
-        self.first_plan.get_or_insert(now);
-        let former = std::mem::take(&mut self.peers);
-        for peer in &lanes.peers {
-            let Some(newest) = peer.reach.newest_generation() else {
-                continue;
-            };
-            let known = former.get(&peer.id).copied();
-            let seen = known.filter(|(generation, _)| *generation == newest);
-            self.peers.insert(peer.id, seen.unwrap_or((newest, now)));
-        }
-    }
-
-    /// Whether a connection with a peer, or of this host alone, may be picked up.
-    fn is_open(&self, peer: Option<PeerId>, now: Instant) -> bool {
-        let recent = |since: Instant| now.saturating_since(since) < PICK_UP;
-        let peer = peer.and_then(|peer| self.peers.get(&peer));
-        self.first_plan.is_some_and(recent) || peer.is_some_and(|(_, since)| recent(*since))
-    }
 }
 
 /// What a packet can be to a flow that isn't known.
@@ -145,6 +109,11 @@ impl Shard {
             vni, headers, packet, ..
         } = *seeker;
         let Turn { policy, now, .. } = *turn;
+        let (key, direction) = FlowKey::of(vni, &headers.endpoints());
+        if headers.stays_on_its_link(packet) {
+            judge(policy, &key, direction, seeker.arrival)?;
+            return Err(DropReason::NoFlow.into());
+        }
         match headers.transport {
             Transport::IcmpError => return self.flow_of_error(seeker, turn),
             // Datagrams come here whole.
@@ -155,7 +124,6 @@ impl Shard {
             | Transport::IcmpOther
             | Transport::Other => {}
         }
-        let (key, direction) = FlowKey::of(vni, &headers.endpoints());
         let live = self.live_flow(policy, &key, now);
         let segment = Segment::of(headers, packet);
         let home = match live.and_then(|index| self.flows.get(index)) {
@@ -374,57 +342,6 @@ impl Shard {
             self.flows.assign(index, owners);
         }
     }
-
-    /// The live flows of a part of the table: `slots` places from place `from` on. It looks at no more than that, so that
-    /// packets needn't wait for long.
-    pub fn flows(&self, from: u64, slots: usize, now: Instant) -> FlowPage {
-        let policy = self.snapshot.as_ref().map(|snapshot| snapshot.policy().as_ref());
-        let (flows, next) = self.flows.page(from, slots);
-        let report = |flow: &Flow| self.report_flow(flow, policy, now);
-        FlowPage {
-            flows: flows
-                .filter(|flow| !flow.revoked && flow.expires() > now)
-                .map(report)
-                .collect(),
-            next,
-        }
-    }
-
-    fn report_flow(&self, flow: &Flow, policy: Option<&Policy>, now: Instant) -> FlowReport {
-        let endpoints = flow.key.endpoints(flow.opener);
-        // A port's place holds in the policy of the verdict only.
-        let port = |slot| {
-            let policy = policy.filter(|policy| policy.epoch() == flow.epoch)?;
-            Some(policy.port(slot)?.id)
-        };
-        FlowReport {
-            vni: flow.key.vni(),
-            packet: PacketExample {
-                protocol: endpoints.protocol,
-                source: endpoints.source,
-                source_port: endpoints.source_port,
-                destination: endpoints.destination,
-                destination_port: endpoints.destination_port,
-            },
-            origin: match flow.origin {
-                Arrival::Port(port) => FlowEnd::Port(Some(port)),
-                Arrival::Tunnel(peer) => FlowEnd::Peer(peer),
-            },
-            target: match flow.hops[0] {
-                Hop::Port(slot) => FlowEnd::Port(port(slot).or_else(|| {
-                    let policy = policy?;
-                    let slot = policy.network(flow.key.vni())?.instance(endpoints.destination)?;
-                    Some(policy.port(slot)?.id)
-                })),
-                Hop::Tunnel(peer) => FlowEnd::Peer(peer),
-            },
-            state: flow.tracking.state(),
-            packets: flow.packets,
-            bytes: flow.bytes,
-            idle_ms: u64::try_from(now.saturating_since(flow.seen).as_millis()).unwrap_or(u64::MAX),
-            shard: self.id.0,
-        }
-    }
 }
 
 /// Lets through what may go on, as the beginning of a flow or as part of one that lives elsewhere.
@@ -439,8 +356,9 @@ fn may_go_on(
         Ok(_) => return Ok(()),
         Err(denied) => denied,
     };
-    let part = Part::of(seeker.headers, segment);
-    let may_reply = !matches!(denied, Verdict::Answer(_)) && !matches!(part, Part::Beginning | Part::Either);
+    // A datagram too: whether it is an answer is seen where its flow lives.
+    let may_reply =
+        !matches!(denied, Verdict::Answer(_)) && Part::of(seeker.headers, segment) != Part::Beginning;
     if may_reply && reversed(policy, key, direction, seeker.arrival).is_some() {
         Ok(())
     } else {

@@ -348,6 +348,24 @@ impl Headers {
         self.hop_limit = next;
     }
 
+    /// Whether it is a message between neighbours on one link, which no router passes on: a redirect or router discovery
+    /// (RFC 792, RFC 1256), neighbour discovery and what goes with it (RFC 4890 §4.3.3).
+    pub fn stays_on_its_link(&self, packet: &[u8]) -> bool {
+        let kind = match self.transport {
+            Transport::IcmpError | Transport::IcmpOther => packet.get(self.transport_offset),
+            Transport::Tcp { .. }
+            | Transport::Udp { .. }
+            | Transport::Echo { .. }
+            | Transport::Fragment
+            | Transport::Other => None,
+        };
+        match (kind, self.is_ipv6()) {
+            (Some(kind), false) => matches!(kind, 5 | 9 | 10),
+            (Some(kind), true) => matches!(kind, 130..=137 | 141..=143 | 148 | 149 | 151..=153),
+            (None, _) => false,
+        }
+    }
+
     /// Sets the congestion field, in the packet too.
     pub fn set_ecn(&mut self, packet: &mut [u8], ecn: Ecn) {
         let class = (self.traffic_class & !0b11) | ecn.bits();

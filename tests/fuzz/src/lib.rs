@@ -12,15 +12,16 @@ use tidegate_stack::flow::Quotas;
 use tidegate_stack::frame::checksum::checksum;
 use tidegate_stack::frame::{Batch, Frame, Offload, PoolSizes, Segmentation};
 use tidegate_stack::plan::{
-    ForeignReach, Reach, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind, NetworkNumbers, Peer,
-    PeerId, PeerNetworks, Plan, PortId, PrivateKey, Vni, site_ipv6_prefix, vtep_address,
+    AnswerOrder, ForeignReach, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, NamedInstance,
+    NamedPort, NamedService, Network, NetworkKind, NetworkNames, NetworkNumbers, Peer, PeerId, PeerNetworks,
+    Plan, PortId, PortProtocol, PrivateKey, Reach, Text, Vni, site_ipv6_prefix, vtep_address,
 };
 use tidegate_stack::shard::{Datagrams, Shard, ShardConfig};
 use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::time::Instant;
 use tidegate_stack::wire::{Ecn, Headers, MacAddr};
 use tidegate_stack::wireguard::{
-    NoiseTunnel, DATA_OVERHEAD, HandshakeOutcome, Lane, Message, Train, Tunnel, TunnelIndex,
+    DATA_OVERHEAD, HandshakeOutcome, Lane, Message, NoiseTunnel, Train, Tunnel, TunnelIndex,
 };
 
 /// Inputs that one rig takes.
@@ -66,7 +67,14 @@ impl Rig {
             shard: Shard::new(config),
             outputs: Outputs::default(),
             batch: Batch::new(1),
-            tunnel: NoiseTunnel::new(&lane, TunnelIndex::from_low_bits(7), &key(1).public_key(), None, None, now),
+            tunnel: NoiseTunnel::new(
+                &lane,
+                TunnelIndex::from_low_bits(7),
+                &key(1).public_key(),
+                None,
+                None,
+                now,
+            ),
             now,
             inputs: 0,
             plan,
@@ -171,6 +179,26 @@ impl Rig {
                 None => panic!("the host said something that isn't WireGuard"),
             }
         }
+    }
+
+    /// The service address of the instance's network.
+    pub fn service(&self, ipv6: bool) -> IpAddr {
+        let numbers = self.plan.networks[0].numbers;
+        if ipv6 {
+            numbers.service_ipv6().into()
+        } else {
+            numbers.service_ipv4().into()
+        }
+    }
+
+    /// What an instance was given last.
+    pub fn last_delivered(&self) -> &[u8] {
+        &self.outputs.delivered
+    }
+
+    /// What the host's names are compiled from.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The addresses of the instance (or, `remote`, of a container of the peer).
@@ -365,10 +393,36 @@ fn plan() -> Plan {
             offloads: port == 0,
         }
     };
+    let named = |number: u8| {
+        let index = InstanceIndex::try_from(u64::from(number) + 2).unwrap();
+        let (ipv4, ipv6) = numbers.instance(ordinal(1), index).unwrap();
+        NamedInstance {
+            name: format!("web-{number}"),
+            ipv4,
+            ipv6,
+            ready: true,
+        }
+    };
     Plan {
         services: Vec::new(),
         members: Vec::new(),
-        names: Vec::new(),
+        names: vec![NetworkNames {
+            vni,
+            services: vec![NamedService {
+                id: instance(0).service_id(),
+                order: AnswerOrder::Rotate,
+                ports: vec![NamedPort {
+                    name: "http".into(),
+                    protocol: PortProtocol::Tcp,
+                    port: 80,
+                }],
+                texts: vec![Text {
+                    label: None,
+                    text: "build=17".into(),
+                }],
+                instances: (0..120).map(named).collect(),
+            }],
+        }],
         ordinal: ordinal(1),
         networks: vec![Network {
             vni,
@@ -399,6 +453,7 @@ fn plan() -> Plan {
 #[derive(Default)]
 struct Outputs {
     datagrams: Vec<Vec<u8>>,
+    delivered: Vec<u8>,
 }
 
 impl Egress for Outputs {
@@ -417,6 +472,8 @@ impl Egress for Outputs {
             Headers::parse(frame.packet()).is_ok(),
             "an instance was given what is no packet"
         );
+        self.delivered.clear();
+        self.delivered.extend_from_slice(frame.packet());
         true
     }
 

@@ -245,4 +245,6 @@ pub(crate) struct DropExample {
     pub(crate) network: Option<String>,
     /// Its addresses.
     pub(crate) packet: Option<tidegate_stack::stats::PacketExample>,
+    /// The rule that denies it, with document and line; `None` when no rule does, or not any more.
+    pub(crate) because: Option<String>,
 }

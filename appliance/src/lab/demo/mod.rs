@@ -2,12 +2,15 @@
 //!
 //! 1. [`traffic`]: inside an application everybody reaches everybody, by ping and TCP, both families; how fast.
 //! 2. Between applications nobody does: probes of every kind, and a tap at every instance that should not see them.
-//! 3. [`secrecy`]: of thousands of random markers sent inside, the underlay shows none.
-//! 4. What the processes cost. Then the lab goes, and what is left of it is looked for.
+//! 3. [`segmentation`]: a document that lets one service reach one port of another is applied while all runs; what it
+//!    denies is tried, and explained by the filter itself.
+//! 4. [`secrecy`]: of thousands of random markers sent inside, the underlay shows none.
+//! 5. What the processes cost. Then the lab goes, and what is left of it is looked for.
 
 mod report;
 mod search;
 mod secrecy;
+mod segmentation;
 mod traffic;
 mod wire;
 
@@ -85,6 +88,8 @@ fn show(lab: &Lab, progress: Progress) -> Result<Report, Error> {
         .collect::<Result<Vec<_>, _>>()?;
     step("probing from one application into another")?;
     let isolation = isolation(lab)?;
+    step("letting one service reach one port of another")?;
+    let segmentation = segmentation::show(lab, &pairs)?;
     let mut speed = Vec::new();
     let across = pairs.iter().find(|pair| !pair.is_on_one_host());
     let local = pairs.iter().find(|pair| pair.is_on_one_host());
@@ -101,6 +106,7 @@ fn show(lab: &Lab, progress: Progress) -> Result<Report, Error> {
         seconds: 0.0,
         reach,
         isolation,
+        segmentation,
         speed,
         secrecy,
         processes: costs(lab)?,

@@ -18,6 +18,8 @@ pub(crate) struct Report {
     pub(crate) reach: Vec<Reach>,
     /// Pairs of applications.
     pub(crate) isolation: Vec<Isolation>,
+    /// A rule that was applied meanwhile; `None` when no application has two services without rules.
+    pub(crate) segmentation: Option<Segmentation>,
     /// Round trips and streams.
     pub(crate) speed: Vec<Speed>,
     /// The proof that the underlay shows nothing; `None` when no two instances of an application are on two hosts.
@@ -58,6 +60,32 @@ pub(crate) struct Isolation {
     pub(crate) seen: usize,
     /// Why packets were dropped meanwhile, and how many.
     pub(crate) drops: BTreeMap<String, u64>,
+}
+
+/// What a rule that lets one service reach one port of another let through and kept out.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Segmentation {
+    /// Who called.
+    pub(crate) from: String,
+    /// Who was called.
+    pub(crate) to: String,
+    /// The port that the rule names.
+    pub(crate) allowed_port: u16,
+    /// How a connection to it went, `reached` when it did.
+    pub(crate) allowed: String,
+    /// Another port.
+    pub(crate) denied_port: u16,
+    /// How a connection to it went, `refused` as it should be.
+    pub(crate) denied: String,
+    /// Why, by the filter's own words: stage by stage.
+    pub(crate) because: Vec<String>,
+    /// The reason that it was counted under.
+    pub(crate) reason: String,
+    /// How many packets that reason counted meanwhile.
+    pub(crate) counted: u64,
+    /// How a connection to the other port went before and after, when no rule was in force.
+    pub(crate) without_rule: String,
 }
 
 /// How fast a pair talks.
@@ -136,6 +164,8 @@ pub(crate) struct ProcessCost {
 
 /// How an outcome that is as it should be is called.
 pub(super) const REACHED: &str = "reached";
+/// How one that was turned away is called.
+pub(super) const REFUSED: &str = "refused";
 
 impl Reach {
     /// Whether every way reached.
@@ -148,6 +178,46 @@ impl Isolation {
     /// Whether nothing came through.
     pub(super) fn held(&self) -> bool {
         self.probes > 0 && self.answered == 0 && self.seen == 0
+    }
+}
+
+impl Segmentation {
+    /// Whether the rule let through what it names, kept out the rest, and said so.
+    pub(super) fn held(&self) -> bool {
+        self.allowed == REACHED
+            && self.denied == REFUSED
+            && self.without_rule == REACHED
+            && self.counted > 0
+            && !self.because.is_empty()
+    }
+
+    fn to_text(&self, mark: Mark) -> String {
+        let mut text = format!(
+            "A rule applied meanwhile: {} may reach {} by tcp {}, and nobody anything else\n",
+            self.from, self.to, self.allowed_port
+        );
+        let lines = [
+            (
+                self.allowed == REACHED,
+                format!("tcp {}: {}", self.allowed_port, self.allowed),
+            ),
+            (
+                self.denied == REFUSED && self.counted > 0,
+                format!(
+                    "tcp {}: {}, {} packet(s) counted as {}",
+                    self.denied_port, self.denied, self.counted, self.reason
+                ),
+            ),
+        ];
+        for (held, line) in lines {
+            text.push_str(&mark.paint(&format!("{}\n", mark.of(held, &line))));
+        }
+        for (number, step) in self.because.iter().enumerate() {
+            text.push_str(&format!("    {}. {step}\n", number + 1));
+        }
+        let line = format!("tcp {} without the rule: {}", self.denied_port, self.without_rule);
+        text.push_str(&mark.paint(&format!("{}\n", mark.of(self.without_rule == REACHED, &line))));
+        text
     }
 }
 
@@ -184,6 +254,7 @@ impl Report {
     pub(super) fn all_held(&self) -> bool {
         self.reach.iter().all(Reach::held)
             && self.isolation.iter().all(Isolation::held)
+            && self.segmentation.iter().all(Segmentation::held)
             && self.speed.iter().all(Speed::held)
             && self.secrecy.iter().all(Secrecy::held)
             && self.leftovers.iter().all(Vec::is_empty)
@@ -195,6 +266,10 @@ impl Report {
         let parts = [
             self.reach_text(mark),
             self.isolation_text(mark),
+            self.segmentation
+                .as_ref()
+                .map(|segmentation| segmentation.to_text(mark))
+                .unwrap_or_default(),
             self.speed_text(mark),
             self.secrecy
                 .as_ref()
@@ -493,6 +568,18 @@ mod tests {
                 seen: 0,
                 drops: [("no-route".to_owned(), 12)].into(),
             }],
+            segmentation: Some(Segmentation {
+                from: "shop/web-1".into(),
+                to: "shop/db-1".into(),
+                allowed_port: 5432,
+                allowed: REACHED.into(),
+                denied_port: 22,
+                denied: REFUSED.into(),
+                because: vec!["inbound-access of acme/shop/db: no rule matches, denied".into()],
+                reason: "inbound-denied".into(),
+                counted: 1,
+                without_rule: REACHED.into(),
+            }),
             speed: vec![],
             secrecy: Some(secrecy()),
             processes: vec![],

@@ -59,11 +59,11 @@ impl<'a> Pair<'a> {
         self.from.instance.host == self.to.instance.host
     }
 
-    fn sender(self) -> Result<BorrowedFd<'a>, Error> {
+    pub(super) fn sender(self) -> Result<BorrowedFd<'a>, Error> {
         self.lab.namespace(&self.from.instance.namespace)
     }
 
-    fn receiver(self) -> Result<BorrowedFd<'a>, Error> {
+    pub(super) fn receiver(self) -> Result<BorrowedFd<'a>, Error> {
         self.lab.namespace(&self.to.instance.namespace)
     }
 
