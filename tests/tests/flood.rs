@@ -64,7 +64,7 @@ fn duration() -> Duration {
 
 #[test]
 fn an_instance_that_floods_cuts_nothing_and_keeps_no_other_application_out() -> Result<()> {
-    let Some(lab) = up("tgt-syn-own")? else {
+    let Some(lab) = up("tgt-syn")? else {
         return Ok(());
     };
     for target in ["red-db-1", "red-db-2"] {
@@ -83,7 +83,7 @@ fn an_instance_that_floods_cuts_nothing_and_keeps_no_other_application_out() -> 
 
 #[test]
 fn a_foreign_vtep_that_floods_from_all_its_addresses_cuts_nothing_either() -> Result<()> {
-    let Some(lab) = up("tgt-syn-vtep")? else {
+    let Some(lab) = up("tgt-synv")? else {
         return Ok(());
     };
     let outsider = ForeignPeer {
