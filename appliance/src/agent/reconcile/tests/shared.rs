@@ -260,7 +260,7 @@ pub(super) fn instance(network: &Network, ordinal: u64, index: u64, application:
     let (ipv4, ipv6) = network.numbers.instance(ordinal, index).unwrap();
     KnownInstance {
         service: service_id(application, "web"),
-        number: u32::from(index.get()),
+        number: index.get().into(),
         ready: true,
         addresses: vec![Membership {
             vni: network.vni,
