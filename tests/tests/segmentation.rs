@@ -94,6 +94,7 @@ fn web_reaches_one_port_of_db_and_nothing_else() -> Result<()> {
     scan(&lab)?;
     traceroute(&lab)?;
     explained(&lab)?;
+    foreseen(&lab)?;
     drop(servers);
     lab.close()
 }
@@ -210,6 +211,81 @@ fn explained(lab: &Lab) -> Result<()> {
     ensure!(
         flows.is_some_and(|flows| !flows.is_empty()),
         "flows doesn't list web → db:5432"
+    );
+    let drops = lab.tidegate("h1", &["drops"])?;
+    let lines = drops.pointer("/drops").and_then(Value::as_array);
+    let denied = lines
+        .into_iter()
+        .flatten()
+        .find(|line| line.get("reason").and_then(Value::as_str) == Some("inbound-denied"))
+        .context("drops tells no inbound-denied")?;
+    let application = denied
+        .pointer("/applications/0/application")
+        .and_then(Value::as_str);
+    ensure!(application == Some("acme/shop"), "{denied}");
+    let because = denied.pointer("/last/because").and_then(Value::as_str);
+    ensure!(
+        because.is_some_and(|because| because.contains("shop.yaml:9")),
+        "the last drop doesn't name its rule: {denied}"
+    );
+    let graph = lab.tidegate("h1", &["graph"])?;
+    let edges = graph.pointer("/edges").and_then(Value::as_array);
+    let into_db: Vec<&Value> = edges
+        .into_iter()
+        .flatten()
+        .filter(|edge| edge.get("to").and_then(Value::as_str) == Some("acme/shop/db"))
+        .collect();
+    ensure!(
+        into_db.len() == 1
+            && into_db[0].to_string().contains("tcp 5432")
+            && into_db[0].to_string().contains("shop.yaml:11"),
+        "who may reach db: {into_db:?}"
+    );
+    for (form, begins) in [("svg", "<svg"), ("dot", "digraph")] {
+        let drawn = lab.attempt_tidegate("h1", &["graph", "-o", form])?;
+        ensure!(
+            drawn.status.success() && drawn.stdout.starts_with(begins.as_bytes()),
+            "graph -o {form}"
+        );
+    }
+    Ok(())
+}
+
+/// What a document would change is told, and nothing of it done.
+fn foreseen(lab: &Lab) -> Result<()> {
+    let address = lab.address("shop-db-1", "-4")?.to_string();
+    let _held = lab.start("shop-web-1", &["nc", "-n", "-w", "20", &address, "5432"])?;
+    let flows = || -> Result<u64> {
+        let words = [
+            "flows",
+            "--service",
+            "db",
+            "--port",
+            "5432",
+            "--state",
+            "established",
+        ];
+        let list = lab.tidegate("h1", &words)?;
+        Ok(list
+            .pointer("/flows")
+            .and_then(Value::as_array)
+            .map_or(0, Vec::len) as u64)
+    };
+    wait_until("a connection stands", Duration::from_secs(5), || Ok(flows()? > 0))?;
+    let file = lab.write("later.yaml", &document("drop").replace("5432", "5433"))?;
+    let file = file.display().to_string();
+    let diff = lab.tidegate("h1", &["policy", "diff", &file])?;
+    let of = |key: &str| diff.get(key).map(Value::to_string).unwrap_or_default();
+    ensure!(of("newly-allowed").contains("tcp 5433"), "{diff}");
+    ensure!(of("newly-denied").contains("tcp 5432"), "{diff}");
+    ensure!(
+        of("cut").contains("later.yaml:9") && of("cut").contains("inbound-denied"),
+        "the connection that would be cut isn't told: {diff}"
+    );
+    ensure!(flows()? > 0, "policy diff cut a connection");
+    ensure!(
+        connect(lab, "shop-web-1", &address, "5432")? == Met::Accepted,
+        "policy diff changed the policy"
     );
     Ok(())
 }
