@@ -1,5 +1,6 @@
 //! What a demo found, for people at a glance and as JSON; whether all that was expected held.
 
+use super::segmentation::Segmentation;
 use crate::cli::output::table;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -60,32 +61,6 @@ pub(crate) struct Isolation {
     pub(crate) seen: usize,
     /// Why packets were dropped meanwhile, and how many.
     pub(crate) drops: BTreeMap<String, u64>,
-}
-
-/// What a rule that lets one service reach one port of another let through and kept out.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct Segmentation {
-    /// Who called.
-    pub(crate) from: String,
-    /// Who was called.
-    pub(crate) to: String,
-    /// The port that the rule names.
-    pub(crate) allowed_port: u16,
-    /// How a connection to it went, `reached` when it did.
-    pub(crate) allowed: String,
-    /// Another port.
-    pub(crate) denied_port: u16,
-    /// How a connection to it went, `refused` as it should be.
-    pub(crate) denied: String,
-    /// Why, by the filter's own words: stage by stage.
-    pub(crate) because: Vec<String>,
-    /// The reason that it was counted under.
-    pub(crate) reason: String,
-    /// How many packets that reason counted meanwhile.
-    pub(crate) counted: u64,
-    /// How a connection to the other port went before and after, when no rule was in force.
-    pub(crate) without_rule: String,
 }
 
 /// How fast a pair talks.
@@ -164,8 +139,6 @@ pub(crate) struct ProcessCost {
 
 /// How an outcome that is as it should be is called.
 pub(super) const REACHED: &str = "reached";
-/// How one that was turned away is called.
-pub(super) const REFUSED: &str = "refused";
 
 impl Reach {
     /// Whether every way reached.
@@ -178,46 +151,6 @@ impl Isolation {
     /// Whether nothing came through.
     pub(super) fn held(&self) -> bool {
         self.probes > 0 && self.answered == 0 && self.seen == 0
-    }
-}
-
-impl Segmentation {
-    /// Whether the rule let through what it names, kept out the rest, and said so.
-    pub(super) fn held(&self) -> bool {
-        self.allowed == REACHED
-            && self.denied == REFUSED
-            && self.without_rule == REACHED
-            && self.counted > 0
-            && !self.because.is_empty()
-    }
-
-    fn to_text(&self, mark: Mark) -> String {
-        let mut text = format!(
-            "A rule applied meanwhile: {} may reach {} by tcp {}, and nobody anything else\n",
-            self.from, self.to, self.allowed_port
-        );
-        let lines = [
-            (
-                self.allowed == REACHED,
-                format!("tcp {}: {}", self.allowed_port, self.allowed),
-            ),
-            (
-                self.denied == REFUSED && self.counted > 0,
-                format!(
-                    "tcp {}: {}, {} packet(s) counted as {}",
-                    self.denied_port, self.denied, self.counted, self.reason
-                ),
-            ),
-        ];
-        for (held, line) in lines {
-            text.push_str(&mark.paint(&format!("{}\n", mark.of(held, &line))));
-        }
-        for (number, step) in self.because.iter().enumerate() {
-            text.push_str(&format!("    {}. {step}\n", number + 1));
-        }
-        let line = format!("tcp {} without the rule: {}", self.denied_port, self.without_rule);
-        text.push_str(&mark.paint(&format!("{}\n", mark.of(self.without_rule == REACHED, &line))));
-        text
     }
 }
 
@@ -501,17 +434,17 @@ impl Secrecy {
 
 /// Marks what held and what didn't: a sign and words, so that colour is never the only difference.
 #[derive(Clone, Copy)]
-struct Mark {
+pub(super) struct Mark {
     colours: bool,
 }
 
 impl Mark {
-    fn of(self, held: bool, words: &str) -> String {
+    pub(super) fn of(self, held: bool, words: &str) -> String {
         format!("{} {words}", if held { '✓' } else { '✗' })
     }
 
     /// Colours the signs of a rendered text: afterwards, so that columns are as wide as what is seen.
-    fn paint(self, text: &str) -> String {
+    pub(super) fn paint(self, text: &str) -> String {
         if !self.colours {
             return text.to_owned();
         }
@@ -574,7 +507,7 @@ mod tests {
                 allowed_port: 5432,
                 allowed: REACHED.into(),
                 denied_port: 22,
-                denied: REFUSED.into(),
+                denied: "refused".into(),
                 because: vec!["inbound-access of acme/shop/db: no rule matches, denied".into()],
                 reason: "inbound-denied".into(),
                 counted: 1,

@@ -3,11 +3,13 @@
 
 use super::super::build::ask_agent;
 use super::super::{Error, WhileDoing as _, state, verdict};
-use super::report::{REACHED, REFUSED, Segmentation};
+use super::report::{Mark, REACHED};
 use super::traffic::Pair;
 use super::{Lab, drops};
 use crate::config::application::{self, ApplicationDocument};
 use crate::sys::netns;
+use serde::Serialize;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
@@ -24,6 +26,35 @@ const CONNECT: Duration = Duration::from_secs(1);
 
 /// The document with the rule, in the lab's folder.
 const FILE: &str = "one-port-only.yaml";
+
+/// How an outcome that is as it should be, where the rule denies, is called.
+const REFUSED: &str = "refused";
+
+/// What a rule that lets one service reach one port of another let through and kept out.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Segmentation {
+    /// Who called.
+    pub(crate) from: String,
+    /// Who was called.
+    pub(crate) to: String,
+    /// The port that the rule names.
+    pub(crate) allowed_port: u16,
+    /// How a connection to it went, `reached` when it did.
+    pub(crate) allowed: String,
+    /// Another port.
+    pub(crate) denied_port: u16,
+    /// How a connection to it went, `refused` as it should be.
+    pub(crate) denied: String,
+    /// Why, by the filter's own words: stage by stage.
+    pub(crate) because: Vec<String>,
+    /// The reason that it was counted under.
+    pub(crate) reason: String,
+    /// How many packets that reason counted meanwhile.
+    pub(crate) counted: u64,
+    /// How a connection to the other port went before and after, when no rule was in force.
+    pub(crate) without_rule: String,
+}
 
 /// Shows it with two services of an application that has no rules yet; `None` when there are none.
 pub(super) fn show(lab: &Lab, pairs: &[Pair<'_>]) -> Result<Option<Segmentation>, Error> {
@@ -48,12 +79,52 @@ pub(super) fn show(lab: &Lab, pairs: &[Pair<'_>]) -> Result<Option<Segmentation>
     Ok(Some(shown))
 }
 
+impl Segmentation {
+    /// Whether the rule let through what it names, kept out the rest, and said so.
+    pub(super) fn held(&self) -> bool {
+        self.allowed == REACHED
+            && self.denied == REFUSED
+            && self.without_rule == REACHED
+            && self.counted > 0
+            && !self.because.is_empty()
+    }
+
+    pub(super) fn to_text(&self, mark: Mark) -> String {
+        let mut text = format!(
+            "A rule applied meanwhile: {} may reach {} by tcp {}, and nobody anything else\n",
+            self.from, self.to, self.allowed_port
+        );
+        let lines = [
+            (
+                self.allowed == REACHED,
+                format!("tcp {}: {}", self.allowed_port, self.allowed),
+            ),
+            (
+                self.denied == REFUSED && self.counted > 0,
+                format!(
+                    "tcp {}: {}, {} packet(s) counted as {}",
+                    self.denied_port, self.denied, self.counted, self.reason
+                ),
+            ),
+        ];
+        for (held, line) in lines {
+            text.push_str(&mark.paint(&format!("{}\n", mark.of(held, &line))));
+        }
+        for (number, step) in self.because.iter().enumerate() {
+            text.push_str(&format!("    {}. {step}\n", number + 1));
+        }
+        let line = format!("tcp {} without the rule: {}", self.denied_port, self.without_rule);
+        text.push_str(&mark.paint(&format!("{}\n", mark.of(self.without_rule == REACHED, &line))));
+        text
+    }
+}
+
 fn demonstrate(lab: &Lab, pair: Pair<'_>) -> Result<Segmentation, Error> {
     let host = &pair.from.instance.host;
     let allowed = knock(pair, ALLOWED)?;
     let trace = verdict::of(&lab.blueprint.lab, pair.from, pair.address()?, Some(DENIED))?;
     let reason = trace.reason.unwrap_or_default();
-    let counted = |drops: &std::collections::BTreeMap<String, u64>| drops.get(&reason).copied().unwrap_or(0);
+    let counted = |drops: &BTreeMap<String, u64>| drops.get(&reason).copied().unwrap_or(0);
     let before = counted(&drops(lab, host));
     let denied = knock(pair, DENIED)?;
     let counted = counted(&drops(lab, host)).saturating_sub(before);
