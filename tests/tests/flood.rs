@@ -186,14 +186,12 @@ fn withstand(lab: &Lab, what: &str, flood: impl FnOnce(&AtomicBool) -> Result<Se
     let drops = lab.drops("h1")?;
     println!(
         "{what}: {:.0} SYN/s sent, some {arrived:.0} packets/s reached h1, for {:.1} s: {} of {} new connections of another \
-         application, {} established ones; half-open-limit {}, connection-limit {}",
+         application, {} established ones; h1 dropped {drops:?}",
         sent.rate(),
         sent.seconds,
         new.succeeded,
         new.tried,
         established.len() * ESTABLISHED,
-        drops.get("half-open-limit").copied().unwrap_or_default(),
-        drops.get("connection-limit").copied().unwrap_or_default(),
     );
     echoed.context("an established connection was lost")?;
     established.iter().try_for_each(Echoes::exchange)?;
