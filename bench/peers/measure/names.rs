@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::account::Account;
+use crate::account::{Account, REAL_TIME};
 use crate::command::{run, within};
 use crate::contestant::Contestant;
 use crate::download;
@@ -48,7 +48,7 @@ pub(super) fn serve(contestant: &dyn Contestant) -> Result<()> {
     fs::write(download::cache()?.join("questions"), questions())?;
     let began = Instant::now();
     loop {
-        match ask(contestant, &["-n", "1"]).and_then(|text| Told::read(&text)) {
+        match ask(contestant, &[], &["-n", "1"]).and_then(|text| Told::read(&text)) {
             Ok(told) if told.lost == 0 => return Ok(()),
             Ok(told) if began.elapsed() > PATIENCE => {
                 bail!("{} answers {} questions wrongly", contestant.name(), told.lost)
@@ -61,21 +61,26 @@ pub(super) fn serve(contestant: &dyn Contestant) -> Result<()> {
 
 /// As many questions as are answered: dnsperf keeps a hundred under way.
 pub(super) fn flat_out(contestant: &dyn Contestant, account: &Account, seconds: u32) -> Result<Answers> {
-    measure(contestant, account, &["-l", &seconds.to_string()])
+    measure(contestant, account, &[], &["-l", &seconds.to_string()])
 }
 
-/// So many questions a second as everybody answers with ease.
+/// So many questions a second as everybody answers with ease. Both ends run in real time: one answer in a hundred else
+/// takes as long as the time slice of whatever else runs on a core, and that is all that would be measured.
 pub(super) fn paced(contestant: &dyn Contestant, account: &Account, seconds: u32) -> Result<Answers> {
-    measure(
-        contestant,
-        account,
-        &["-l", &seconds.to_string(), "-Q", PACE, "-v"],
-    )
+    let _in_real_time = account.in_real_time()?;
+    let before = ["chrt", "--fifo", REAL_TIME];
+    let options = ["-l", &seconds.to_string(), "-Q", PACE, "-v"];
+    measure(contestant, account, &before, &options)
 }
 
-fn measure(contestant: &dyn Contestant, account: &Account, options: &[&str]) -> Result<Answers> {
+fn measure(
+    contestant: &dyn Contestant,
+    account: &Account,
+    runner: &[&str],
+    options: &[&str],
+) -> Result<Answers> {
     let before = account.used()?;
-    let text = ask(contestant, options)?;
+    let text = ask(contestant, runner, options)?;
     let used = account.used()?.saturating_sub(before);
     let told = Told::read(&text)?;
     ensure!(told.completed > 0, "{} answered nothing", contestant.name());
@@ -87,12 +92,12 @@ fn measure(contestant: &dyn Contestant, account: &Account, options: &[&str]) -> 
     })
 }
 
-/// What dnsperf prints: one client on one thread, a question is lost after a second.
-fn ask(contestant: &dyn Contestant, options: &[&str]) -> Result<String> {
+/// What dnsperf prints: one client on one thread, a question is lost after a second. `runner` runs it.
+fn ask(contestant: &dyn Contestant, runner: &[&str], options: &[&str]) -> Result<String> {
     let (ends, file) = (contestant.ends()?, download::cache()?.join("questions"));
     let (server, file) = (ends.server_address.to_string(), file.display().to_string());
     let words = ["dnsperf", "-s", &server, "-d", &file, "-t", "1"];
-    run(&within(&ends.client, &[&words, options].concat()))
+    run(&within(&ends.client, &[runner, &words, options].concat()))
 }
 
 /// What dnsperf says.
