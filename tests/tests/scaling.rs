@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tidegate_tests::{Asked, Lab, Process, Question, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+use tidegate_tests::{Asked, Lab, Process, Question, is_long, wait_until};
 
 const TOPOLOGY: &str = "segments: { lan: { ipv4: 192.0.2.0/24 } }
 hosts:
@@ -43,6 +44,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_secs(1);
 /// So long nothing happens after a change.
 const REST: Duration = Duration::from_millis(1500);
+
+/// How long agents are stopped, in CI and in the long form.
+const STOPPED: Duration = Duration::from_secs(20);
+const STOPPED_LONG: Duration = Duration::from_secs(300);
 
 /// What was done, and what is right since.
 struct Change {
@@ -157,7 +162,7 @@ impl Service<'_> {
         // The one that was killed last has still to tell the others of this.
         self.change("attach", 5)?;
         thread::sleep(REST);
-        Ok(())
+        self.stop_agents()
     }
 
     /// The addresses of what is attached, in order.
@@ -208,6 +213,22 @@ impl Service<'_> {
         Ok(())
     }
 
+    /// Stops all agents for a while: what the datapaths know doesn't change, and nobody is told otherwise.
+    fn stop_agents(&mut self) -> Result<()> {
+        let lasts = if is_long() { STOPPED_LONG } else { STOPPED };
+        let began = Instant::now();
+        let agents = ["h1", "h2", "h3"].map(|host| self.lab.pid(host, Process::Agent));
+        let agents = agents.into_iter().collect::<Result<Vec<_>>>()?;
+        signal(&agents, Signal::STOP)?;
+        self.note(format!("agents stopped for {} s", lasts.as_secs()), began);
+        thread::sleep(lasts);
+        let began = Instant::now();
+        signal(&agents, Signal::CONT)?;
+        self.note("agents go on".to_owned(), began);
+        thread::sleep(4 * SOON);
+        Ok(())
+    }
+
     fn note(&mut self, what: String, began: Instant) {
         self.changes.push(Change {
             what,
@@ -216,6 +237,14 @@ impl Service<'_> {
             right: self.right(),
         });
     }
+}
+
+fn signal(pids: &[u32], signal: Signal) -> Result<()> {
+    for pid in pids {
+        let pid = Pid::from_raw(i32::try_from(*pid)?).context("process 0")?;
+        kill_process(pid, signal).with_context(|| format!("{signal:?} to an agent"))?;
+    }
+    Ok(())
 }
 
 /// No question without an answer, none with an error, none with nothing in it, and nothing that never was.
