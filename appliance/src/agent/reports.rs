@@ -170,6 +170,7 @@ impl Agent {
                 .chain(self.site.problems())
                 .chain(&self.boot_problems)
                 .cloned()
+                .chain(self.overlap_problems())
                 .collect(),
         }))
     }
