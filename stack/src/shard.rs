@@ -279,7 +279,7 @@ impl Shard {
 
     /// The next thing that somebody else should know: a hint, as it may get lost.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.dns.poll_question().map(Event::Question)
+        self.dns.poll_event()
     }
 
     /// The state.

@@ -51,6 +51,9 @@ pub struct DnsReport {
     pub faulty: u64,
     /// Cut off, to be asked for again over TCP.
     pub truncated: u64,
+    /// Queries that were to be told one by one, and found no room.
+    #[serde(default)]
+    pub unlogged: u64,
     /// TCP connections there are.
     pub connections: u64,
     /// TCP connections that were cut: too slow, or what they sent was no query.
@@ -88,6 +91,7 @@ impl DnsReport {
         self.refused += more.refused;
         self.faulty += more.faulty;
         self.truncated += more.truncated;
+        self.unlogged += more.unlogged;
         self.connections += more.connections;
         self.connections_cut += more.connections_cut;
         self.asked += more.asked;

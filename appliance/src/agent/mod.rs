@@ -246,6 +246,7 @@ impl Agent {
                             tracing::warn!(%error, "the answer to a question about a name is lost");
                         }
                     }
+                    Some(Event::Queries { queries }) => self.log_queries(&queries),
                     Some(Event::Leaving) => self.leaving = true,
                     None => {
                         self.leaving = false;

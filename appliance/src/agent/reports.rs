@@ -223,7 +223,7 @@ impl Agent {
         }
     }
 
-    fn instance_of(&self, port: PortId) -> String {
+    pub(super) fn instance_of(&self, port: PortId) -> String {
         let attachment = self
             .intent
             .record

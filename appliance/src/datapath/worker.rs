@@ -266,6 +266,7 @@ impl Worker {
         while let Some(event) = self.shard.poll_event() {
             self.tell(match event {
                 stack::Event::Question(question) => Event::Question { question },
+                stack::Event::Queries(queries) => Event::Queries { queries },
             });
         }
         if mailed {

@@ -408,6 +408,7 @@ fn plan() -> Plan {
         members: Vec::new(),
         names: vec![NetworkNames {
             vni,
+            log: true,
             services: vec![NamedService {
                 id: instance(0).service_id(),
                 order: AnswerOrder::Rotate,

@@ -229,6 +229,52 @@ fn a_question_that_nobody_can_ask_fails_in_time() {
 }
 
 #[test]
+fn queries_are_told_one_by_one_where_the_plan_says_so() {
+    let mut host = shard_of_site(0, 1);
+    let source = [172, 19, 1, 3];
+    host.asks(SHOP, SHOP_WEB_1, "db-1.shop.internal A");
+    host.asks(HISTORIAN, source, "DB.historian.internal A");
+    host.asks(HISTORIAN, source, "web.blue.internal A");
+    host.asks(HISTORIAN, source, "www.example.test A");
+    let Some(Event::Question(question)) = host.shard.poll_event() else {
+        panic!("it isn't asked");
+    };
+    let told = |host: &mut Host| match host.shard.poll_event() {
+        Some(Event::Queries(queries)) => queries
+            .iter()
+            .map(|query| {
+                assert_eq!(query.port, HISTORIAN);
+                format!("{} {} {:?}", query.question, query.rcode.label(), query.origin)
+            })
+            .collect(),
+        other => vec![format!("{other:?}")],
+    };
+    assert_eq!(
+        told(&mut host),
+        [
+            "db.historian.internal. A NOERROR Names",
+            "web.blue.internal. A NXDOMAIN Names"
+        ]
+    );
+    host.shard
+        .handle_told(&[found(question.name())], now(), &mut host.out);
+    host.asks(HISTORIAN, source, "www.example.test A");
+    assert_eq!(
+        told(&mut host),
+        [
+            "www.example.test. A NOERROR Upstream",
+            "www.example.test. A NOERROR Memory"
+        ]
+    );
+    // Nobody takes them: those that find no room are counted.
+    for _ in 0..70 {
+        host.asks(HISTORIAN, source, "db.historian.internal A");
+    }
+    assert_eq!(told(&mut host).len(), 64);
+    assert_eq!(host.shard.report().dns.unlogged, 6);
+}
+
+#[test]
 fn a_port_that_is_gone_is_answered_nothing() {
     let mut host = shard_of_site(0, 1);
     host.asks(SHOP, SHOP_WEB_1, "www.example.test A");
