@@ -36,6 +36,7 @@ mod to_tunnel;
 
 use crate::drop::DropReason;
 use crate::egress::{Egress, Handover, LaneKind, ShardId};
+use crate::event::Event;
 use crate::flow::{Arrival, FlowTable, Quotas, Verdict};
 use crate::frame::{Batch, Coalescer, Deliver, Frame, FramePool, PoolSizes};
 use crate::overlay::Neighbours;
@@ -229,7 +230,7 @@ impl Shard {
         self.coalescer.flush(&mut self.pool, &mut ports);
     }
 
-    /// Does what is due at `now`: connections for DNS, sessions, questions to neighbours, expired flows and fragments.
+    /// Does what is due at `now`: queries and connections for DNS, sessions, questions to neighbours, expired flows and fragments.
     pub fn handle_timeout(&mut self, now: Instant, egress: &mut impl Egress) {
         let (Some(due), Some(snapshot)) = (self.next_tick, self.snapshot.clone()) else {
             return;
@@ -239,7 +240,7 @@ impl Shard {
             now,
             egress,
         };
-        self.expire_streams(turn);
+        self.expire_dns(turn);
         if now < due {
             return;
         }
@@ -274,6 +275,11 @@ impl Shard {
         let streams = self.dns.poll_timeout();
         self.next_tick
             .map(|tick| streams.map_or(tick, |due| due.min(tick)))
+    }
+
+    /// The next thing that somebody else should know: a hint, as it may get lost.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.dns.poll_event()
     }
 
     /// The state.

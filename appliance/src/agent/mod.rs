@@ -30,6 +30,7 @@ pub(crate) mod keys;
 mod lanes;
 mod memberships;
 mod names;
+pub(crate) mod overlap;
 mod peers;
 mod policy;
 mod query;
@@ -42,7 +43,7 @@ mod trace;
 pub(crate) mod underlay;
 
 use crate::cli::Places;
-use crate::config::host::{self, HostDocument};
+use crate::config::host::{self, HostDocument, NetworkDocument};
 use crate::seam::{Event, PlanDigest};
 use anyhow::Context as _;
 use api::{Call, ConnectionId, Refusal, Request, Response};
@@ -51,12 +52,14 @@ use datapath::{DatapathClient, EncodedPlan, Greeting};
 use handover::Retired;
 use journal::{Journal, Record};
 use lanes::{ForeignLane, LaneProblems, Lanes};
+use overlap::Overlap;
 use reconcile::{Applications, Inputs, Keys};
 use site::SiteLink;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tidegate_stack::plan::PortId;
+use tidegate_stack::responder::dns::forward::{Resolution, Told};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -117,6 +120,9 @@ struct Intent {
 struct Agent {
     places: Places,
     host: HostDocument,
+    /// The networks as the host document has them; the host has others when they were moved.
+    documented_network: NetworkDocument,
+    overlaps: Vec<Overlap>,
     keys: Keys,
     underlay: Underlay,
     journal: Journal,
@@ -148,7 +154,7 @@ struct Agent {
 }
 
 impl Agent {
-    fn begin(places: &Places, host: HostDocument) -> anyhow::Result<Self> {
+    fn begin(places: &Places, mut host: HostDocument) -> anyhow::Result<Self> {
         let keys = keys::load(&host, &places.state_dir)?;
         let (journal, record) = Journal::open(&places.state_dir)
             .with_context(|| format!("the journal in {} can't be read", places.state_dir.display()))?;
@@ -159,9 +165,13 @@ impl Agent {
             );
             Underlay { device: host.cluster.interface.clone(), mtu: underlay::USUAL_MTU, addresses: Vec::new() }
         });
+        let documented_network = host.network;
+        host.network = overlap::in_force(&documented_network, &record);
         let mut agent = Self {
             places: places.clone(),
             host,
+            documented_network,
+            overlaps: Vec::new(),
             keys,
             underlay,
             journal,
@@ -194,6 +204,7 @@ impl Agent {
         if !agent.has_site() {
             agent.intent.record.hosts.clear();
         }
+        agent.look_at_lans();
         agent.apply_boot_folder();
         // They stay true whatever comes into force later.
         agent.boot_problems = std::mem::take(&mut agent.problems);
@@ -229,6 +240,13 @@ impl Agent {
                 _ = interrupt.recv() => return Ok(()),
                 event = self.datapath.event() => match event {
                     Some(Event::PortGone { port }) => self.handle_port_gone(port).await,
+                    Some(Event::Question { question }) => {
+                        let told = Told { question, resolution: Resolution::Refused };
+                        if let Err(error) = self.datapath.tell_answers(vec![told]).await {
+                            tracing::warn!(%error, "the answer to a question about a name is lost");
+                        }
+                    }
+                    Some(Event::Queries { queries }) => self.log_queries(&queries),
                     Some(Event::Leaving) => self.leaving = true,
                     None => {
                         self.leaving = false;
@@ -369,17 +387,21 @@ impl Agent {
         {
             self.tell_problem(format!("{error:#}"));
         }
-        let Ok(found) = underlay::find(&self.host) else {
-            return;
-        };
-        if found == self.underlay {
-            return;
+        let moved = self.look_at_lans();
+        match underlay::find(&self.host) {
+            Ok(found) if found != self.underlay => {
+                tracing::info!(
+                    device = found.device, mtu = found.mtu, addresses = ?found.addresses, "the underlay changed"
+                );
+                self.underlay = found;
+                self.set_fragmentation();
+            }
+            Ok(_) | Err(_) if !moved => return,
+            Ok(_) | Err(_) => {}
         }
-        tracing::info!(
-            device = found.device, mtu = found.mtu, addresses = ?found.addresses, "the underlay changed"
-        );
-        self.underlay = found;
-        self.set_fragmentation();
+        if moved && let Err(error) = self.save() {
+            self.tell_problem(format!("{error:#}"));
+        }
         if self.datapath.is_connected()
             && let Err(Refusal { problems, .. }) = self.put_in_force(self.intent.clone()).await
         {

@@ -6,6 +6,7 @@
 use super::api::{NameLine, NameList, RecordType};
 use super::{Agent, Refusal, Response};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use tidegate_stack::event::{LoggedQuery, Origin};
 use tidegate_stack::plan::{NamedInstance, NamedService, Network, NetworkKind, Plan, Vni};
 
 /// The name under which all others are.
@@ -28,6 +29,24 @@ pub(super) enum Spelling {
 }
 
 impl Agent {
+    /// Logs what instances asked whose documents say so.
+    pub(super) fn log_queries(&self, queries: &[LoggedQuery]) {
+        for query in queries {
+            let origin = match query.origin {
+                Origin::Names => "names",
+                Origin::Memory => "memory",
+                Origin::Upstream => "upstream",
+            };
+            tracing::info!(
+                instance = %self.instance_of(query.port),
+                question = %query.question,
+                answer = query.rcode.label(),
+                origin,
+                "query"
+            );
+        }
+    }
+
     /// `show names`.
     pub(super) fn show_names(&self) -> Result<Response, Refusal> {
         let plan = self.plan_of(&self.intent)?;

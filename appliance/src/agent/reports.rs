@@ -170,6 +170,7 @@ impl Agent {
                 .chain(self.site.problems())
                 .chain(&self.boot_problems)
                 .cloned()
+                .chain(self.overlap_problems())
                 .collect(),
         }))
     }
@@ -222,7 +223,7 @@ impl Agent {
         }
     }
 
-    fn instance_of(&self, port: PortId) -> String {
+    pub(super) fn instance_of(&self, port: PortId) -> String {
         let attachment = self
             .intent
             .record

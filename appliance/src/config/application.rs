@@ -6,7 +6,7 @@ use super::decode::{Keys, Unique, Value};
 use super::host::DEFAULT_TENANT;
 use super::naming::{Naming, naming};
 use super::report::Report;
-use super::values::{ipv4_prefix, label, line, network_name, service_name, vni};
+use super::values::{chosen, ipv4_prefix, label, line, network_name, service_name, vni};
 use super::yaml;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,8 @@ pub(crate) struct ApplicationDocument {
     pub(crate) vni: Option<Vni>,
     /// The networks that it shares with other applications, in its order.
     pub(crate) shared: Vec<SharedNetworkDocument>,
+    /// Whether what its instances ask for by name is logged.
+    pub(crate) query_log: bool,
     /// What it consists of.
     pub(crate) services: Vec<ServiceDocument>,
     /// Where it came from: [`parse_again`] makes the same document of it.
@@ -219,6 +221,7 @@ fn application(
         };
         let shared = network.as_ref().and_then(|network| network.shared.clone());
         let neighbours = Neighbours::new(&tenant, name.as_ref(), shared);
+        let query_log = keys.optional("dns", dns).unwrap_or_default();
         let services = keys.required("services", |value| services(value, &neighbours));
         let network = network?;
         Some(ApplicationDocument {
@@ -227,9 +230,20 @@ fn application(
             version,
             vni: network.vni,
             shared: network.shared?,
+            query_log,
             services: services?,
             source,
         })
+    })
+}
+
+/// An application's `dns`: whether its queries are logged.
+fn dns(value: &Value<'_>) -> Option<bool> {
+    value.group(|keys| {
+        let log = keys.optional("query-log", |value| {
+            chosen(value, &[("on", true), ("off", false)])
+        });
+        Some(log.unwrap_or_default())
     })
 }
 

@@ -408,6 +408,7 @@ fn plan() -> Plan {
         members: Vec::new(),
         names: vec![NetworkNames {
             vni,
+            log: true,
             services: vec![NamedService {
                 id: instance(0).service_id(),
                 order: AnswerOrder::Rotate,
@@ -497,4 +498,25 @@ impl Slot for Room<'_> {
         self.datagrams
             .extend(self.buffer[..used].chunks(self.stride).map(<[u8]>::to_vec));
     }
+}
+
+/// Walks over the records of a response: each ends inside of it, and the last one ends it.
+pub fn check_records(answer: &[u8], records: u16) {
+    let mut at = 12;
+    if records == 0 {
+        return;
+    }
+    let skip_name = |mut at: usize| loop {
+        match answer[at] {
+            0 => return at + 1,
+            length if length >= 0xc0 => return at + 2,
+            length => at += 1 + usize::from(length),
+        }
+    };
+    at = skip_name(at) + 4;
+    for _ in 0..records {
+        at = skip_name(at) + 10;
+        at += usize::from(u16::from_be_bytes([answer[at - 2], answer[at - 1]]));
+    }
+    assert_eq!(at, answer.len());
 }

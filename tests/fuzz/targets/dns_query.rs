@@ -7,7 +7,7 @@
 use libfuzzer_sys::fuzz_target;
 use std::cell::RefCell;
 use std::net::IpAddr;
-use tidegate_fuzz::{Rig, mend, template};
+use tidegate_fuzz::{Rig, check_records, mend, template};
 use tidegate_stack::frame::Offload;
 use tidegate_stack::plan::PortId;
 use tidegate_stack::responder::dns::{self, Outcome, PAYLOAD, Rotation, Transport};
@@ -129,27 +129,6 @@ fuzz_target!(|input: &[u8]| {
         }
     });
 });
-
-/// Walks over the records of a response: each ends inside of it, and the last one ends it.
-fn check_records(answer: &[u8], records: u16) {
-    let mut at = 12;
-    if records == 0 {
-        return;
-    }
-    let skip_name = |mut at: usize| loop {
-        match answer[at] {
-            0 => return at + 1,
-            length if length >= 0xc0 => return at + 2,
-            length => at += 1 + usize::from(length),
-        }
-    };
-    at = skip_name(at) + 4;
-    for _ in 0..records {
-        at = skip_name(at) + 10;
-        at += usize::from(u16::from_be_bytes([answer[at - 2], answer[at - 1]]));
-    }
-    assert_eq!(at, answer.len());
-}
 
 fn packet(source: IpAddr, destination: IpAddr, protocol: u8, header: &[u8], data: &[u8]) -> Vec<u8> {
     let mut packet = template(source, destination, protocol);

@@ -70,7 +70,10 @@ fuzz_target!(|input: &[u8]| {
     });
     small.pass(Duration::from_secs(60));
     assert_eq!((small.reassembly.datagrams(), small.reassembly.bytes()), (0, 0));
-    assert_eq!(small.taken, small.gone, "every fragment is in a whole, or counted");
+    assert_eq!(
+        small.taken, small.gone,
+        "every fragment is in a whole, or counted"
+    );
 });
 
 /// A reassembly of small bounds, and how many fragments it took and let go.
@@ -94,11 +97,17 @@ impl Small {
     }
 
     fn push(&mut self, remote: bool, packet: &[u8]) {
-        let Ok(headers) = Headers::parse(packet) else { return };
+        let Ok(headers) = Headers::parse(packet) else {
+            return;
+        };
         if headers.transport != Transport::Fragment {
             return;
         }
-        let origin = if remote { Origin::Peer(PeerId(1)) } else { Origin::Port(PortId(0)) };
+        let origin = if remote {
+            Origin::Peer(PeerId(1))
+        } else {
+            Origin::Port(PortId(0))
+        };
         let packet = &packet[..headers.total_length];
         let before = self.taken - self.gone;
         let mut gone = 0;

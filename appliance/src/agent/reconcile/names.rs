@@ -24,6 +24,9 @@ pub(super) fn names(
 ) -> Vec<NetworkNames> {
     let names = networks.iter().map(|(key, network)| NetworkNames {
         vni: network.vni,
+        log: applications
+            .iter()
+            .any(|(application, document)| document.query_log && NetworkKey::own(application) == *key),
         services: services(applications, key, network, here, elsewhere),
     });
     names.collect()
