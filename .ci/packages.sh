@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(
     bind9-dnsutils    # dig
+    dnsmasq-base      # name servers of the world outside
     ethtool           # the foreign peer's kernel VXLAN device needs `tx off`
     faketime          # a host whose clock is in 1970
     iperf3            # load
