@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 packages=(
     bind9-dnsutils    # dig
     busybox           # a resolver of its own: nslookup, ping
-    dnsmasq-base      # names, beside ours
+    dnsmasq-base      # names, beside ours, and name servers of the world outside
     dnsperf           # questions by name, as many as are answered
     ethtool           # the foreign peer's kernel VXLAN device needs `tx off`
     faketime          # a host whose clock is in 1970

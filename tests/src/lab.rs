@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
-use crate::running::{Running, attempt, command, succeed};
+use crate::running::{Running, Stopped, attempt, command, succeed};
 use crate::traces::Traces;
 use crate::{Capture, Dialogue, wait_until};
 
@@ -383,6 +383,14 @@ impl Lab {
         let target = Pid::from_raw(i32::try_from(pid)?).context("process 0")?;
         kill_process(target, Signal::TERM).with_context(|| format!("asking {pid} to end"))?;
         Ok(pid)
+    }
+
+    /// Has one of a host's two processes stand still (SIGSTOP) until what comes back is dropped.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn stop(&self, host: &str, process: Process) -> Result<Stopped> {
+        Stopped::stop(self.pid(host, process)?)
     }
 
     /// Takes a host down as a power cut does: all its processes at once.

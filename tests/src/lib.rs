@@ -23,7 +23,7 @@ pub use foreign::{Container, ForeignPeer, Program, WireGuard};
 pub use lab::{Lab, Process, binary};
 pub use pings::Pings;
 pub use questions::{Answer, Asked, Question, framed, read_framed};
-pub use running::Running;
+pub use running::{Running, Stopped};
 pub use stream::{Heard, Stream};
 pub use syns::{Sent, Syns};
 pub use traces::Traces;

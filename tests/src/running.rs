@@ -17,6 +17,26 @@ pub struct Running {
     output: PathBuf,
 }
 
+/// A process that stands still; dropping this lets it go on.
+#[derive(Debug)]
+pub struct Stopped(Pid);
+
+impl Stopped {
+    /// Has a process stand still (SIGSTOP).
+    pub(crate) fn stop(pid: u32) -> Result<Self> {
+        let target = Pid::from_raw(i32::try_from(pid)?).context("process 0")?;
+        kill_process(target, Signal::STOP).with_context(|| format!("stopping {pid}"))?;
+        Ok(Self(target))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It may have ended meanwhile.
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
 impl Running {
     /// Starts it, with everything that it prints in the file `output`.
     pub(crate) fn start(mut command: Command, output: PathBuf) -> Result<Self> {
@@ -38,6 +58,14 @@ impl Running {
     /// When the file can't be read.
     pub fn printed(&self) -> Result<String> {
         read(&self.output)
+    }
+
+    /// Has it stand still until what comes back is dropped.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn stop(&self) -> Result<Stopped> {
+        Stopped::stop(self.child.id())
     }
 
     /// Asks it to end, as Ctrl-C does, and waits; gives back what it printed.

@@ -175,7 +175,7 @@ fn forms(lab: &Lab) -> Result<()> {
         ("web.shop.internal ANY", "NOERROR"),
         ("1.0.19.172.in-addr.arpa PTR", "NOERROR"),
         ("250.9.19.172.in-addr.arpa PTR", "NXDOMAIN"),
-        // The world outside isn't asked yet.
+        // A lab asks nobody outside.
         ("example.com A", "REFUSED"),
         ("web.shop A", "REFUSED"),
     ] {

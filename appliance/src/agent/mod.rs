@@ -7,7 +7,9 @@
 //! 2. **the datapath** came, went, or tells something ([`adoption`], [`datapath`]), or another one takes over from it
 //!    ([`handover`]);
 //! 3. **the site**: another host tells something new about itself ([`site`]);
-//! 4. **time**: a device whose namespace died is detached, an underlay whose MTU or addresses changed
+//! 4. **a name of the world outside** that an instance asks for and the datapath doesn't know ([`resolver`]): it is
+//!    asked by tasks of its own, and told when it was found out;
+//! 5. **time**: a device whose namespace died is detached, an underlay whose MTU or addresses changed
 //!    makes another plan.
 //!
 //! Each ends in the same way: an [`Intent`] becomes a plan ([`reconcile`]), the datapath installs it, the [`journal`]
@@ -36,6 +38,7 @@ mod policy;
 mod query;
 pub(crate) mod reconcile;
 mod reports;
+mod resolver;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -54,14 +57,15 @@ use journal::{Journal, Record};
 use lanes::{ForeignLane, LaneProblems, Lanes};
 use overlap::Overlap;
 use reconcile::{Applications, Inputs, Keys};
+use resolver::Resolver;
 use site::SiteLink;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tidegate_stack::plan::PortId;
-use tidegate_stack::responder::dns::forward::{Resolution, Told};
+use tidegate_stack::responder::dns::forward::Told;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use underlay::Underlay;
 
@@ -73,6 +77,8 @@ const DATAPATH_PATIENCE: Duration = Duration::from_secs(5);
 const DEVICE_CHECK: Duration = Duration::from_secs(2);
 /// How often the underlay's MTU and addresses are looked at, and what couldn't be begun is tried again.
 const UNDERLAY_CHECK: Duration = Duration::from_secs(2);
+/// How often the file that names the name servers is looked at.
+const NAME_SERVER_CHECK: Duration = Duration::from_secs(1);
 /// Calls that wait for their turn.
 const WAITING_CALLS: usize = 64;
 
@@ -135,6 +141,7 @@ struct Agent {
     /// The lanes of its successor, while there is one.
     successors_lanes: Option<Lanes>,
     site: SiteLink,
+    resolver: Resolver,
     /// What connections prepared and haven't committed yet.
     reservations: BTreeMap<ConnectionId, Reservation>,
     datapath: DatapathClient,
@@ -167,6 +174,7 @@ impl Agent {
         });
         let documented_network = host.network;
         host.network = overlap::in_force(&documented_network, &record);
+        let resolver = Resolver::new(&host);
         let mut agent = Self {
             places: places.clone(),
             host,
@@ -184,6 +192,7 @@ impl Agent {
             foreign: None,
             successors_lanes: None,
             site: SiteLink::default(),
+            resolver,
             reservations: BTreeMap::new(),
             datapath: DatapathClient::new(places.datapath_socket()),
             leaving: false,
@@ -233,6 +242,7 @@ impl Agent {
         let mut successor = interval(RECONNECT);
         let mut devices = interval(DEVICE_CHECK);
         let mut underlay = interval(UNDERLAY_CHECK);
+        let mut name_servers = interval(NAME_SERVER_CHECK);
         loop {
             let connected = self.datapath.is_connected();
             tokio::select! {
@@ -240,12 +250,7 @@ impl Agent {
                 _ = interrupt.recv() => return Ok(()),
                 event = self.datapath.event() => match event {
                     Some(Event::PortGone { port }) => self.handle_port_gone(port).await,
-                    Some(Event::Question { question }) => {
-                        let told = Told { question, resolution: Resolution::Refused };
-                        if let Err(error) = self.datapath.tell_answers(vec![told]).await {
-                            tracing::warn!(%error, "the answer to a question about a name is lost");
-                        }
-                    }
+                    Some(Event::Question { question }) => self.resolver.handle_question(question),
                     Some(Event::Queries { queries }) => self.log_queries(&queries),
                     Some(Event::Leaving) => self.leaving = true,
                     None => {
@@ -258,13 +263,13 @@ impl Agent {
                 () = Self::drained(&self.retired) => self.end_retired().await,
                 call = calls.recv() => match call {
                     Some(Call::Request { connection, request, descriptors, answer }) => {
-                        let response = self.handle(connection, request, descriptors).await;
-                        // The asker may have gone; what was done stays done.
-                        drop(answer.send(response));
+                        self.handle(connection, request, descriptors, answer).await;
                     }
                     Some(Call::Ended(connection)) => self.forget_reservation(connection),
                     None => return Ok(()),
                 },
+                told = self.resolver.found() => self.tell_answers(told).await,
+                _ = name_servers.tick() => self.resolver.look(),
                 () = self.site.changed() => self.note_site().await,
                 _ = devices.tick(), if !self.queues.is_empty() => self.look_at_devices().await,
                 _ = underlay.tick() => self.look_at_underlay().await,
@@ -277,7 +282,8 @@ impl Agent {
         connection: ConnectionId,
         request: Request,
         descriptors: Vec<OwnedFd>,
-    ) -> Response {
+        answer: oneshot::Sender<Response>,
+    ) {
         let outcome = match request {
             Request::Apply { documents } => self.apply(documents).await,
             Request::Delete { tenant, application } => self.delete(tenant, application).await,
@@ -288,7 +294,14 @@ impl Agent {
             Request::Networks => Ok(self.networks()),
             Request::Instances => Ok(self.instances().await),
             Request::Names => self.show_names(),
-            Request::DnsQuery { query } => self.dns_query(&query),
+            Request::DnsQuery { query } => match self.dns_query(&query) {
+                Ok(inquiry) => {
+                    // The world outside takes its time.
+                    tokio::spawn(async move { drop(answer.send(inquiry.answer().await)) });
+                    return;
+                }
+                Err(refusal) => Err(refusal),
+            },
             Request::Status => Ok(self.status().await),
             Request::Peers => Ok(self.peers().await),
             Request::Drops => self.drops().await,
@@ -297,7 +310,18 @@ impl Agent {
             Request::PolicyDiff { query } => self.policy_diff(query).await,
             Request::Graph => self.graph(),
         };
-        outcome.unwrap_or_else(Response::Refused)
+        // The asker may have gone; what was done stays done.
+        drop(answer.send(outcome.unwrap_or_else(Response::Refused)));
+    }
+
+    /// Tells the datapath what was found out. One that is away asks again when it is back.
+    async fn tell_answers(&mut self, told: Vec<Told>) {
+        if told.is_empty() || !self.datapath.is_connected() {
+            return;
+        }
+        if let Err(error) = self.datapath.tell_answers(told).await {
+            tracing::warn!(%error, "answers about names of the world outside are lost: they are asked for again");
+        }
     }
 
     /// What a plan for an intent follows from.

@@ -7,6 +7,7 @@
 
 use super::Agent;
 use super::journal::Record;
+use super::resolver::Resolver;
 use crate::config::host::{HostDocument, NetworkDocument, OnOverlap, overlap};
 use crate::sys::netlink::Netlink;
 use ipnet::{IpNet, Ipv4Net};
@@ -194,6 +195,8 @@ impl Agent {
         });
         self.host.network = with(&self.documented_network, to);
         self.overlaps.clear();
+        // Where no name server can be has changed; questions on their way are asked again.
+        self.resolver = Resolver::new(&self.host);
         true
     }
 

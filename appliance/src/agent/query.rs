@@ -1,13 +1,15 @@
 //! `dns query`: what an instance would be answered, by the very function that answers in the datapath's shards. The agent
 //! compiles the plan that is in force and asks the view of the instance's port; a datapath that is away is not needed
-//! for that.
+//! for that. What lies outside is asked of the name servers, beside the agent's loop.
 //!
 //! The walk: who asks → the names that its resolver would try, by the resolv.conf that it was given → for each a query as
-//! it stands in a message, the responder's answer, and the records of [`names`](super::names) that explain it.
+//! it stands in a message, the responder's answer, and the records of [`names`](super::names) that explain it → of the
+//! outside ones, one after the other, what a name server answers ([`Inquiry::answer`]).
 
 use super::api::{AnsweredRecord, NameAnswer, NameAnswers, NameQuery, NamedInstance, RecordType};
 use super::flows::Whereabouts;
 use super::names::{INTERNAL, Record, Spelling, quoted, reversed};
+use super::resolver::{Found, Inquirer, code_label};
 use super::trace::source;
 use super::{Agent, Refusal, Response};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
@@ -15,7 +17,7 @@ use hickory_proto::rr::{Name, RData, RecordType as Kind};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use tidegate_stack::plan::{Instance, Plan};
-use tidegate_stack::responder::dns::{self, Outcome, PAYLOAD, Rotation, Transport};
+use tidegate_stack::responder::dns::{self, Outcome, PAYLOAD, Question, Rotation, Transport};
 use tidegate_stack::snapshot::{Snapshot, View};
 
 /// A name with as many dots is asked as it stands first (`ndots` of the instance's resolv.conf).
@@ -25,7 +27,7 @@ const LARGEST: usize = 65_535;
 
 impl Agent {
     /// `dns query`.
-    pub(super) fn dns_query(&self, query: &NameQuery) -> Result<Response, Refusal> {
+    pub(super) fn dns_query(&mut self, query: &NameQuery) -> Result<Inquiry, Refusal> {
         let plan = self.plan_of(&self.intent)?;
         let asker = self.asker(query.from.as_deref(), &plan)?;
         let snapshot = Snapshot::compile(&plan, None);
@@ -52,23 +54,18 @@ impl Agent {
                 .filter(|record| !vnis.contains(&record.vni))
                 .collect(),
         };
-        let mut queries = Vec::new();
         let (kinds, candidates) = asked(query, asker);
-        for kind in kinds {
-            for name in &candidates {
-                let answer = sight.ask(name, kind)?;
-                let found = !answer.records.is_empty();
-                queries.push(answer);
-                if found {
-                    break;
-                }
-            }
-        }
-        Ok(Response::NameAnswers(NameAnswers {
+        let steps = |kind| {
+            let steps = candidates.iter().map(|name| sight.ask(name, kind));
+            steps.collect::<Result<Vec<_>, _>>()
+        };
+        let kinds = kinds.into_iter().map(steps).collect::<Result<_, _>>()?;
+        Ok(Inquiry {
             from: named(asker),
             networks: sight.networks,
-            queries,
-        }))
+            kinds,
+            inquirer: self.resolver.inquirer(),
+        })
     }
 
     /// The instance that asks: one of this host, as what is seen depends on its port.
@@ -116,6 +113,118 @@ impl Agent {
                 known.name
             ))),
         }
+    }
+}
+
+/// What is answered to a `dns query`, as far as it is known here.
+pub(super) struct Inquiry {
+    from: NamedInstance,
+    networks: Vec<String>,
+    /// For each type, what a resolver asks one after the other until there is a record.
+    kinds: Vec<Vec<Step>>,
+    inquirer: Inquirer,
+}
+
+/// One query of a resolver.
+enum Step {
+    /// It is answered here.
+    Known(NameAnswer),
+    /// It is about the world outside.
+    Outside {
+        name: String,
+        kind: RecordType,
+        question: Question,
+    },
+}
+
+impl Inquiry {
+    /// The whole answer.
+    pub(super) async fn answer(self) -> Response {
+        let mut queries = Vec::new();
+        for steps in self.kinds {
+            for step in steps {
+                let answer = match step {
+                    Step::Known(answer) => answer,
+                    Step::Outside { name, kind, question } => {
+                        outside(name, kind, self.inquirer.find(&question).await)
+                    }
+                };
+                let found = !answer.records.is_empty();
+                queries.push(answer);
+                if found {
+                    break;
+                }
+            }
+        }
+        Response::NameAnswers(NameAnswers {
+            from: self.from,
+            networks: self.networks,
+            queries,
+        })
+    }
+}
+
+/// What an instance would be answered about a name of the world outside.
+fn outside(name: String, kind: RecordType, found: Found) -> NameAnswer {
+    let (code, reply, why) = match found {
+        Found::Answered { reply, by, after } => {
+            let code = code_label(reply.rcode());
+            let why = format!("the name server {by} answered so in {} ms", after.as_millis());
+            (code, Some(reply), why)
+        }
+        Found::Kept { reply, domain } => {
+            let why = format!("nobody is asked for names in `{domain}`, which mean something in one place alone");
+            (code_label(reply.rcode()), Some(reply), why)
+        }
+        Found::Private { address, by } => (
+            "REFUSED".to_owned(),
+            None,
+            format!(
+                "the name server {by} told the private address {address}, and a name of the world outside must not lead \
+                 inside: list its domain in `dns.private-domains` if it is the site's own"
+            ),
+        ),
+        Found::Nowhere => (
+            "REFUSED".to_owned(),
+            None,
+            "it is a name of the world outside, and the host document says that nobody is asked (`dns.upstream` is empty)"
+                .to_owned(),
+        ),
+        Found::Overflown => (
+            "SERVFAIL".to_owned(),
+            None,
+            "too many questions are being asked: try again".to_owned(),
+        ),
+        Found::Failed { tried } if tried.is_empty() => (
+            "SERVFAIL".to_owned(),
+            None,
+            "no name server is known: `tidegate status` says why".to_owned(),
+        ),
+        Found::Failed { tried } => {
+            let tried: Vec<_> = tried
+                .iter()
+                .map(|(server, fault)| format!("{server} {fault}"))
+                .collect();
+            let why = format!("no name server could tell: {}", tried.join("; "));
+            ("SERVFAIL".to_owned(), None, why)
+        }
+    };
+    let message = reply.as_ref().map(|reply| reply.message());
+    let decoded = message.and_then(|message| Message::from_vec(message).ok());
+    let records = decoded.iter().flat_map(|message| &message.answers);
+    let records = records.map(|record| AnsweredRecord {
+        time_to_live: record.ttl,
+        value: value_of(&record.data),
+        why: (record.record_type() != kind_of(kind))
+            .then(|| format!("{} of {}", record.record_type(), record.name)),
+    });
+    NameAnswer {
+        name,
+        kind,
+        code,
+        truncated: message.is_some_and(|message| message.len() > usize::from(PAYLOAD)),
+        records: records.collect(),
+        why,
     }
 }
 
@@ -169,7 +278,7 @@ struct Sight<'a> {
 
 impl Sight<'_> {
     /// What would be answered to one query.
-    fn ask(&self, name: &str, kind: RecordType) -> Result<NameAnswer, Refusal> {
+    fn ask(&self, name: &str, kind: RecordType) -> Result<Step, Refusal> {
         let illegal =
             |error| Refusal::because(format!("`{name}` isn't a name that can be asked for: {error}"));
         let question = Query::query(
@@ -187,7 +296,13 @@ impl Sight<'_> {
         let outcome = dns::answer(&message, self.view, Transport::Tcp, &mut rotation, &mut out);
         let answered = match outcome {
             Outcome::Answer(answered) => answered,
-            Outcome::Forward(_) => return Ok(self.outside(name, kind)),
+            Outcome::Forward(query) => {
+                return Ok(Step::Outside {
+                    name: name.to_owned(),
+                    kind,
+                    question: Question::of(&query),
+                });
+            }
             Outcome::Ignore => return Err(Refusal::because(format!("`{name}` isn't answered at all"))),
         };
         let decoded = Message::from_vec(out.get(..answered.length).unwrap_or_default());
@@ -211,7 +326,7 @@ impl Sight<'_> {
             })
             .collect();
         let exists = answered.rcode == dns::Rcode::NoError;
-        Ok(NameAnswer {
+        Ok(Step::Known(NameAnswer {
             why: match (records.is_empty(), exists) {
                 (false, _) => self.found(name),
                 (true, true) => self.without_records(name, kind),
@@ -222,18 +337,7 @@ impl Sight<'_> {
             code: if exists { "NOERROR" } else { "NXDOMAIN" }.to_owned(),
             truncated,
             records,
-        })
-    }
-
-    fn outside(&self, name: &str, kind: RecordType) -> NameAnswer {
-        NameAnswer {
-            name: name.to_owned(),
-            kind,
-            code: "REFUSED".to_owned(),
-            truncated: false,
-            records: Vec::new(),
-            why: "it is a name of the world outside, and those aren't answered yet".to_owned(),
-        }
+        }))
     }
 
     fn at<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s Record> {

@@ -1,9 +1,9 @@
 //! Answers to questions: what is in force, what passed, what was dropped.
 
 use super::api::{
-    ApplicationDrops, ApplicationLine, ApplicationList, DatapathStatus, DropExample, DropLine, DropList,
-    InstanceLine, InstanceList, NetworkLine, NetworkList, ProcessStatus, RemoteInstanceLine, Status,
-    UnderlayStatus,
+    ApplicationDrops, ApplicationLine, ApplicationList, DatapathStatus, DnsStatus, DropExample, DropLine,
+    DropList, InstanceLine, InstanceList, NetworkLine, NetworkList, OutsideNames, ProcessStatus,
+    RemoteInstanceLine, Status, UnderlayStatus,
 };
 use super::attachments::addresses;
 use super::journal::Record;
@@ -120,6 +120,10 @@ impl Agent {
     /// `status`.
     pub(super) async fn status(&mut self) -> Response {
         let report = self.datapath.report().await.ok();
+        let dns = DnsStatus {
+            datapath: report.as_ref().map(|report| outside_names(&report.dns)),
+            ..self.resolver.status()
+        };
         let datapath = match (&self.greeting, report) {
             (Some(greeting), Some(report)) => Some(DatapathStatus {
                 process: process_status(greeting.pid),
@@ -163,11 +167,13 @@ impl Agent {
             applications: self.intent.applications.len(),
             instances: self.intent.record.attachments.len(),
             peers: self.host.cluster.peers.len() + self.intent.record.hosts.len(),
+            dns,
             problems: self
                 .problems
                 .iter()
                 .chain(self.lane_problems.iter())
                 .chain(self.site.problems())
+                .chain(self.resolver.problems())
                 .chain(&self.boot_problems)
                 .cloned()
                 .chain(self.overlap_problems())
@@ -269,6 +275,18 @@ impl Agent {
             }
         });
         members.map(|(key, _)| key.to_string()).collect()
+    }
+}
+
+fn outside_names(dns: &stats::DnsReport) -> OutsideNames {
+    OutsideNames {
+        asked: dns.asked,
+        cached: dns.cached,
+        stale: dns.stale,
+        overflown: dns.overflown,
+        waiting: dns.waiting,
+        remembered: dns.remembered,
+        remembered_bytes: dns.remembered_bytes,
     }
 }
 

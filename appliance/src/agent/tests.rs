@@ -36,7 +36,8 @@ impl Bench {
     }
 
     fn agent(&self, cluster: &str) -> Agent {
-        let text = format!("host-id: edge-1\nsite: s\nordinal: 1\ncluster: {cluster}\n");
+        let text =
+            format!("host-id: edge-1\nsite: s\nordinal: 1\ncluster: {cluster}\ndns: {{ upstream: [] }}\n");
         let host = host::parse(Path::new("host.yaml"), &text).unwrap();
         Agent::begin(&self.places(), host).unwrap()
     }
@@ -104,7 +105,13 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 async fn ask(agent: &mut Agent, request: Request) -> Response {
-    agent.handle(ConnectionId::FIRST, request, Vec::new()).await
+    ask_by(agent, ConnectionId::FIRST, request).await
+}
+
+async fn ask_by(agent: &mut Agent, connection: ConnectionId, request: Request) -> Response {
+    let (answer, answered) = oneshot::channel();
+    agent.handle(connection, request, Vec::new(), answer).await;
+    answered.await.unwrap()
 }
 
 fn apply(text: &str) -> Request {
@@ -281,14 +288,10 @@ fn a_device_is_attached_by_one_process_at_a_time() {
         let mut agent = bench.agent("{ wireguard-port: 40908 }");
         ask(&mut agent, apply(SHOP)).await;
         ask(&mut agent, prepare_attach()).await;
-        let second = agent
-            .handle(ConnectionId::SECOND, prepare_attach(), Vec::new())
-            .await;
+        let second = ask_by(&mut agent, ConnectionId::SECOND, prepare_attach()).await;
         assert!(problems(second).contains("right now"));
         agent.forget_reservation(ConnectionId::FIRST);
-        let second = agent
-            .handle(ConnectionId::SECOND, prepare_attach(), Vec::new())
-            .await;
+        let second = ask_by(&mut agent, ConnectionId::SECOND, prepare_attach()).await;
         assert!(matches!(second, Response::Prepared(_)), "{second:?}");
     });
 }

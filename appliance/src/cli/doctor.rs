@@ -3,6 +3,7 @@
 //! It asks the kernel itself, so that it helps when nothing runs yet, and then the agent, where one runs.
 
 mod certificates;
+mod name_servers;
 mod site;
 
 use super::Places;
@@ -23,7 +24,7 @@ struct Findings {
 }
 
 /// One fact.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Finding {
     /// What was looked at.

@@ -4,8 +4,8 @@ use super::Places;
 use super::client::AgentClient;
 use super::output::{self, Form};
 use crate::agent::api::{
-    ApplicationDrops, DropExample, DropLine, DropList, ProcessStatus, Request, Response, SiteLinkStatus,
-    Status,
+    ApplicationDrops, DnsStatus, DropExample, DropLine, DropList, ProcessStatus, Request, Response,
+    SiteLinkStatus, Status, UpstreamSource, UpstreamState, UpstreamStatus,
 };
 use clap::Args;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -143,6 +143,9 @@ fn render_status(status: &Status) -> String {
         .datapath
         .as_ref()
         .map_or(0, |datapath| datapath.peers_connected);
+    lines.push(("names outside", render_dns(&status.dns)));
+    let upstreams = status.dns.upstreams.iter();
+    lines.extend(upstreams.map(|upstream| ("name server", render_upstream(upstream))));
     lines.extend([
         ("applications", status.applications.to_string()),
         ("instances", status.instances.to_string()),
@@ -186,6 +189,50 @@ fn render_site_link(link: &SiteLinkStatus) -> String {
     format!(
         "{state}, {} of {} hosts connected, {} alive, start {}",
         link.hosts_connected, link.hosts_known, link.hosts_alive, link.boot
+    )
+}
+
+fn render_dns(dns: &DnsStatus) -> String {
+    if !dns.forwards {
+        return "refused: nobody is asked".to_owned();
+    }
+    let mut text = format!(
+        "{} being asked, {} refused as private",
+        dns.in_flight, dns.refused
+    );
+    if let Some(known) = &dns.datapath {
+        text.push_str(&format!(
+            ", {} waiting; {} remembered ({}), which answered {}, and {} when their time was over",
+            known.waiting,
+            known.remembered,
+            render_bytes(known.remembered_bytes),
+            known.cached,
+            known.stale
+        ));
+    }
+    let overflown = dns.overflown + dns.datapath.as_ref().map_or(0, |known| known.overflown);
+    if overflown > 0 {
+        text.push_str(&format!("; {overflown} were too many at a time, and failed"));
+    }
+    text
+}
+
+fn render_upstream(upstream: &UpstreamStatus) -> String {
+    let source = match upstream.source {
+        UpstreamSource::Document => "document",
+        UpstreamSource::ResolvConf => "resolv.conf",
+    };
+    let state = match upstream.state {
+        UpstreamState::Up => "up",
+        UpstreamState::Down => "down",
+        UpstreamState::Untried => "untried",
+    };
+    let round_trip = upstream
+        .round_trip_ms
+        .map_or_else(String::new, |milliseconds| format!(", {milliseconds:.1} ms"));
+    format!(
+        "{} ({source}) {state}{round_trip}: {} asked, {} answered, {} failed, {} forged",
+        upstream.address, upstream.asked, upstream.answered, upstream.failed, upstream.forged
     )
 }
 
@@ -298,6 +345,7 @@ pub(super) fn render_bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::api::OutsideNames;
 
     fn line(reason: &str, packets: u64) -> DropLine {
         DropLine {
@@ -346,6 +394,49 @@ mod tests {
             render_example(&example),
             "TCP 172.19.1.2:40000 → 172.19.2.9:443, from acme/shop/web-1, in the network of acme/shop"
         );
+    }
+
+    #[test]
+    fn names_outside_are_told_with_who_is_asked_and_what_is_remembered() {
+        let upstream = UpstreamStatus {
+            address: "192.0.2.1:53".parse().unwrap(),
+            source: UpstreamSource::ResolvConf,
+            state: UpstreamState::Up,
+            round_trip_ms: Some(1.26),
+            asked: 9,
+            answered: 7,
+            failed: 2,
+            forged: 1,
+        };
+        assert_eq!(
+            render_upstream(&upstream),
+            "192.0.2.1:53 (resolv.conf) up, 1.3 ms: 9 asked, 7 answered, 2 failed, 1 forged"
+        );
+        let mut dns = DnsStatus {
+            forwards: true,
+            upstreams: vec![upstream],
+            in_flight: 1,
+            refused: 2,
+            overflown: 0,
+            datapath: None,
+        };
+        assert_eq!(render_dns(&dns), "1 being asked, 2 refused as private");
+        dns.datapath = Some(OutsideNames {
+            asked: 9,
+            cached: 30,
+            stale: 4,
+            overflown: 5,
+            waiting: 3,
+            remembered: 6,
+            remembered_bytes: 2048,
+        });
+        assert_eq!(
+            render_dns(&dns),
+            "1 being asked, 2 refused as private, 3 waiting; 6 remembered (2.0 KiB), which answered 30, and 4 when their \
+             time was over; 5 were too many at a time, and failed"
+        );
+        dns.forwards = false;
+        assert_eq!(render_dns(&dns), "refused: nobody is asked");
     }
 
     #[test]

@@ -4,8 +4,8 @@ use super::Problems;
 use super::decode::{Keys, Unique, Value};
 use super::report::Report;
 use super::values::{
-    chosen, device, endpoint, ipv4_prefix, label, number16, ordinal, path, public_key, station_address,
-    switch, vni,
+    chosen, device, domain, endpoint, ipv4_prefix, label, name_server, number16, ordinal, path, public_key,
+    station_address, switch, vni,
 };
 use ipnet::Ipv4Net;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,7 +13,7 @@ use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use tidegate_stack::plan::{HostOrdinal, PublicKey, Vni};
 
-pub(crate) use super::values::Switch;
+pub(crate) use super::values::{DNS_PORT, DomainName, Switch};
 
 /// The tenant of what names none.
 pub(crate) const DEFAULT_TENANT: &str = "default";
@@ -35,6 +35,12 @@ const SHARED_PREFIX_LENGTH: u8 = 11;
 const DEFAULT_APPLICATION_PREFIX: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 19, 0, 0), 16);
 /// Where shared networks are unless the document says otherwise.
 const DEFAULT_SHARED_PREFIX: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 96, 0, 0), 11);
+/// Name servers that can be asked.
+pub(crate) const MAX_UPSTREAMS: usize = 8;
+/// Domains whose names may have private addresses.
+const MAX_PRIVATE_DOMAINS: usize = 64;
+/// Where the machine's own name servers are named.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Prefixes that an instance's stack or a router treats in a way of its own: unspecified (RFC 1122), loopback,
 /// link-local (RFC 3927; VTEPs are there), multicast and reserved.
 const UNUSABLE: [Ipv4Net; 4] = [
@@ -59,6 +65,8 @@ pub(crate) struct HostDocument {
     pub(crate) datapath: DatapathDocument,
     /// The site's address plan.
     pub(crate) network: NetworkDocument,
+    /// Who is asked for names of the world outside.
+    pub(crate) dns: DnsDocument,
 }
 
 /// The underlay and its peers.
@@ -214,6 +222,33 @@ impl Default for NetworkDocument {
     }
 }
 
+/// Who is asked for names of the world outside, and what may be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DnsDocument {
+    /// Whom to ask.
+    pub(crate) upstream: UpstreamDocument,
+    /// Domains of which names may have private addresses.
+    pub(crate) private_domains: Vec<DomainName>,
+}
+
+impl Default for DnsDocument {
+    fn default() -> Self {
+        Self {
+            upstream: UpstreamDocument::ResolvConf(PathBuf::from(RESOLV_CONF)),
+            private_domains: Vec::new(),
+        }
+    }
+}
+
+/// Whom to ask for names of the world outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum UpstreamDocument {
+    /// These; none of them: nobody is asked, and such names are refused.
+    Servers(Vec<SocketAddr>),
+    /// Whom this file names.
+    ResolvConf(PathBuf),
+}
+
 /// Reads a host document.
 ///
 /// # Errors
@@ -251,6 +286,7 @@ pub(super) fn host(value: &Value<'_>) -> Option<HostDocument> {
             .unwrap_or_default();
         let datapath = keys.optional("datapath", datapath).unwrap_or_default();
         let network = keys.optional("network", network).unwrap_or_default();
+        let dns = keys.optional("dns", dns).unwrap_or_default();
         Some(HostDocument {
             host_id: host_id?,
             site: site?,
@@ -258,6 +294,7 @@ pub(super) fn host(value: &Value<'_>) -> Option<HostDocument> {
             cluster,
             datapath,
             network,
+            dns,
         })
     })
 }
@@ -448,6 +485,50 @@ fn network(value: &Value<'_>) -> Option<NetworkDocument> {
             on_overlap: on_overlap.unwrap_or_default(),
         })
     })
+}
+
+fn dns(value: &Value<'_>) -> Option<DnsDocument> {
+    value.group(|keys| {
+        let both = keys.has("upstream") && keys.has("resolv-conf");
+        let upstream = keys.optional("upstream", upstream);
+        let resolv_conf = keys.optional("resolv-conf", |value| match both {
+            true => value.refuse_with(
+                "is never read, because `upstream` says who is asked",
+                "remove one of the two",
+            ),
+            false => path(value),
+        });
+        let private_domains = keys.optional("private-domains", private_domains);
+        let file = resolv_conf.unwrap_or_else(|| PathBuf::from(RESOLV_CONF));
+        Some(DnsDocument {
+            upstream: upstream.map_or(UpstreamDocument::ResolvConf(file), UpstreamDocument::Servers),
+            private_domains: private_domains.unwrap_or_default(),
+        })
+    })
+}
+
+fn upstream(value: &Value<'_>) -> Option<Vec<SocketAddr>> {
+    let mut servers = Unique::default();
+    let list = value.list(|value| servers.claim(value, name_server(value)?))?;
+    if list.len() > MAX_UPSTREAMS {
+        return value.refuse_with(
+            format!("has {} name servers, and may have {MAX_UPSTREAMS}", list.len()),
+            "two or three that answer quickly are enough",
+        );
+    }
+    Some(list)
+}
+
+fn private_domains(value: &Value<'_>) -> Option<Vec<DomainName>> {
+    let mut domains = Unique::default();
+    let list = value.list(|value| domains.claim(value, domain(value)?))?;
+    if list.len() > MAX_PRIVATE_DOMAINS {
+        return value.refuse(format!(
+            "has {} domains, and may have {MAX_PRIVATE_DOMAINS}",
+            list.len()
+        ));
+    }
+    Some(list)
 }
 
 fn sized_prefix(value: &Value<'_>, length: u8) -> Option<Ipv4Net> {

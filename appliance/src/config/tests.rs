@@ -91,6 +91,18 @@ fn a_full_host_document_decodes_to_what_it_says() {
     assert_eq!(document.datapath.features.vnet_header, host::Switch::Off);
     assert_eq!(document.network.application_prefix.to_string(), "10.64.0.0/16");
     assert_eq!(document.network.on_overlap, host::OnOverlap::Renumber);
+    let host::UpstreamDocument::Servers(servers) = &document.dns.upstream else {
+        panic!("a list")
+    };
+    let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
+    let expected = [
+        "192.0.2.1:53",
+        "192.0.2.7:5353",
+        "[2001:db8:1::1]:53",
+        "[2001:db8:1::2]:5353",
+    ];
+    assert_eq!(servers, expected);
+    assert_eq!(*document.dns.private_domains[0].wire, *b"\x04corp\x07example\0");
 }
 
 #[test]
@@ -102,6 +114,11 @@ fn a_minimal_host_document_gets_the_defaults() {
     assert_eq!(document.cluster.link, None);
     assert_eq!(document.datapath, host::DatapathDocument::default());
     assert_eq!(document.network.shared_prefix.to_string(), "100.96.0.0/11");
+    let file = |file: &Path| host::UpstreamDocument::ResolvConf(file.to_owned());
+    assert_eq!(document.dns.upstream, file(Path::new("/etc/resolv.conf")));
+    let other = fixtures::host("resolv-conf");
+    let document = host::read(&other).expect("it is legal");
+    assert_eq!(document.dns.upstream, file(&other.with_file_name("resolv.conf")));
 }
 
 #[test]

@@ -12,8 +12,21 @@ use tidegate_stack::plan::{HostOrdinal, PortRange, PublicKey, Vni};
 const MAX_LABEL: usize = 63;
 /// An instance is named `<service>-<n>`, and that must be a label too: room for the hyphen and five digits.
 const MAX_SERVICE: usize = MAX_LABEL - 6;
+/// Longest domain, as it is written (RFC 1035 §2.3.4: 255 bytes with its lengths and the root).
+const MAX_DOMAIN: usize = 253;
+/// Where name servers listen (RFC 1035 §4.2).
+pub(crate) const DNS_PORT: u16 = 53;
 /// Longest name of a network device (`IFNAMSIZ` less the final zero).
 const MAX_DEVICE: usize = 15;
+
+/// A domain: its own name, and every name below it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DomainName {
+    /// As it is written, in lower case, without a dot at its end.
+    pub(crate) text: String,
+    /// As it stands in messages.
+    pub(crate) wire: Box<[u8]>,
+}
 
 /// A feature's switch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -276,6 +289,66 @@ pub(super) fn endpoint(value: &Value<'_>) -> Option<SocketAddr> {
     } else {
         Some(endpoint)
     }
+}
+
+/// A name server: an address, or an address and a port.
+pub(super) fn name_server(value: &Value<'_>) -> Option<SocketAddr> {
+    let text = value.text()?;
+    let alone = text.parse().map(|address| SocketAddr::new(address, DNS_PORT));
+    let Ok(server) = alone.or_else(|_| text.parse::<SocketAddr>()) else {
+        return value.refuse_with(
+            format!("`{text}` isn't the address of a name server"),
+            "write 192.0.2.1, \"192.0.2.1:5353\", \"2001:db8::1\" or \"[2001:db8::1]:5353\"; names aren't looked up here",
+        );
+    };
+    let address = server.ip();
+    if server.port() == 0 {
+        value.refuse("has port 0, and a port is 1 to 65535")
+    } else if address.is_unspecified() || address.is_multicast() || address == Ipv4Addr::BROADCAST {
+        value.refuse(format!(
+            "`{address}` isn't an address that a name server can have"
+        ))
+    } else if matches!(address, IpAddr::V6(address) if address.is_unicast_link_local()) {
+        value.refuse_with(
+            format!("`{address}` is an address of one link, and which link isn't said"),
+            "write another address of the server, or name it in `resolv-conf` as `fe80::1%eth0`",
+        )
+    } else {
+        Some(server)
+    }
+}
+
+/// A domain, which stands for what is below it, too.
+pub(super) fn domain(value: &Value<'_>) -> Option<DomainName> {
+    let written = value.text()?;
+    let text = written.strip_suffix('.').unwrap_or(written).to_ascii_lowercase();
+    if let Some(below) = text.strip_prefix("*.") {
+        return value.refuse_with(
+            format!("`{written}` has a star in it"),
+            format!("write `{below}`: what is below it is meant, too"),
+        );
+    }
+    if text.len() > MAX_DOMAIN {
+        return value.refuse(format!("is longer than the {MAX_DOMAIN} characters of a domain"));
+    }
+    let mut wire = Vec::with_capacity(text.len() + 2);
+    for label in text.split('.') {
+        // Outside, names have underscores, too.
+        if let Some(fault) = label_fault(&label.replace('_', "x")) {
+            return value.refuse_with(
+                format!("the label `{label}` in it {fault}"),
+                "such as `corp.example`",
+            );
+        }
+        // A label without fault is short enough.
+        wire.push(u8::try_from(label.len()).unwrap_or(0));
+        wire.extend(label.bytes());
+    }
+    wire.push(0);
+    Some(DomainName {
+        text,
+        wire: wire.into_boxed_slice(),
+    })
 }
 
 /// A WireGuard public key. The message never repeats what stands there: it may be a private key in the wrong place.

@@ -16,7 +16,8 @@ use std::ops::RangeInclusive;
 const LANE_PORTS: u16 = 128;
 
 /// The documents of all hosts of a lab, by host name. Every host knows where every other one is; what else there is to
-/// know they tell each other. A host's own `document` is [merged](topology::merge) over what the lab writes.
+/// know they tell each other. A host's own `document` is [merged](topology::merge) over what the lab writes. A lab asks
+/// nobody outside for names, unless that document says whom.
 pub(super) fn write(blueprint: &Blueprint) -> BTreeMap<String, Value> {
     let document = |host: &Host| {
         let hosts: Vec<Value> = blueprint
@@ -44,6 +45,10 @@ pub(super) fn write(blueprint: &Blueprint) -> BTreeMap<String, Value> {
             "ordinal": host.ordinal,
             "cluster": cluster,
         });
+        let own = |pointer| host.document.as_ref().and_then(|own| own.pointer(pointer));
+        if own("/dns/upstream").is_none() && own("/dns/resolv-conf").is_none() {
+            document["dns"] = json!({ "upstream": [] });
+        }
         if let Some(own) = &host.document {
             topology::merge(&mut document, own);
         }
@@ -200,6 +205,24 @@ mod tests {
         assert_eq!(documents["h2"]["cluster"]["wireguard-port"], 4500);
         assert_eq!(lane_ports(&blueprint.hosts[1]), 4500..=4628);
         assert_eq!(control_port(&blueprint.hosts[1]), 4668);
+    }
+
+    #[test]
+    fn nobody_outside_is_asked_for_names_unless_the_document_says_whom() {
+        let dns = |own: Option<Value>| {
+            let documents = write(&lab(vec![host("h1", 1, &[("lan", &["192.0.2.11"])], own)]));
+            documents["h1"]["dns"].clone()
+        };
+        assert_eq!(dns(None), json!({ "upstream": [] }));
+        let own = json!({ "dns": { "private-domains": ["corp.example"] } });
+        let expected = json!({ "upstream": [], "private-domains": ["corp.example"] });
+        assert_eq!(dns(Some(own)), expected);
+        for own in [
+            json!({ "upstream": ["192.0.2.1"] }),
+            json!({ "resolv-conf": "/x" }),
+        ] {
+            assert_eq!(dns(Some(json!({ "dns": own }))), own);
+        }
     }
 
     #[test]

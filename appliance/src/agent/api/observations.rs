@@ -35,8 +35,92 @@ pub(crate) struct Status {
     pub(crate) instances: usize,
     /// Foreign peers, and other hosts of the site.
     pub(crate) peers: usize,
+    /// Names of the world outside.
+    pub(crate) dns: DnsStatus,
     /// What keeps the inputs from being in force, one line each.
     pub(crate) problems: Vec<String>,
+}
+
+/// Names of the world outside: who is asked, and how it goes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct DnsStatus {
+    /// Whether anybody is to be asked; if not, such names are refused.
+    pub(crate) forwards: bool,
+    /// The name servers, in the order of their source.
+    pub(crate) upstreams: Vec<UpstreamStatus>,
+    /// Questions that are being asked.
+    pub(crate) in_flight: usize,
+    /// Answers that weren't told, because an address in them is private.
+    pub(crate) refused: u64,
+    /// Questions that failed, because too many were being asked.
+    pub(crate) overflown: u64,
+    /// What the datapath remembers and tells; `None` while it doesn't answer.
+    pub(crate) datapath: Option<OutsideNames>,
+}
+
+/// A name server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct UpstreamStatus {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// Who names it.
+    pub(crate) source: UpstreamSource,
+    /// How it fares.
+    pub(crate) state: UpstreamState,
+    /// How long an answer takes, smoothed, in milliseconds.
+    pub(crate) round_trip_ms: Option<f64>,
+    /// Questions.
+    pub(crate) asked: u64,
+    /// Those that it answered.
+    pub(crate) answered: u64,
+    /// Those that it didn't, or couldn't.
+    pub(crate) failed: u64,
+    /// Datagrams from its address that weren't its answers.
+    pub(crate) forged: u64,
+}
+
+/// Who names a name server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum UpstreamSource {
+    /// The host document.
+    Document,
+    /// A file as resolv.conf(5) describes it.
+    ResolvConf,
+}
+
+/// How a name server fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum UpstreamState {
+    /// It answers.
+    Up,
+    /// It left several questions in a row without an answer.
+    Down,
+    /// Nothing was heard of it yet.
+    Untried,
+}
+
+/// Queries about names of the world outside, as the datapath answers them.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct OutsideNames {
+    /// Questions that it had asked.
+    pub(crate) asked: u64,
+    /// Queries that were answered by what is remembered.
+    pub(crate) cached: u64,
+    /// Queries that were answered by what was true before (RFC 8767).
+    pub(crate) stale: u64,
+    /// Queries that failed, because too many waited.
+    pub(crate) overflown: u64,
+    /// Queries that wait.
+    pub(crate) waiting: u64,
+    /// Answers that are remembered.
+    pub(crate) remembered: u64,
+    /// Bytes that they take.
+    pub(crate) remembered_bytes: u64,
 }
 
 /// The link to the other hosts of the site.

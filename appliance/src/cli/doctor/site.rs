@@ -1,7 +1,7 @@
 //! What the running agent knows: its lanes, its link, every other host, and what is wrong between them. Where none runs,
 //! whether the ports that it needs are free, and its networks no LAN's.
 
-use super::{Finding, ok, warning};
+use super::{Finding, name_servers, ok, warning};
 use crate::agent::api::{PeerLine, Request, Response, Status};
 use crate::agent::overlap;
 use crate::cli::Places;
@@ -21,6 +21,7 @@ pub(super) fn findings(document: &HostDocument, places: &Places) -> Vec<Finding>
             let mut findings = vec![datapath(&status), lanes(&status)];
             findings.extend(link(&status));
             findings.extend(peers.peers.iter().map(peer));
+            findings.extend(name_servers::findings(&status.dns));
             findings.extend(status.problems.iter().map(|problem| warning("agent", problem)));
             findings
         }
