@@ -31,6 +31,7 @@ pub const SIMULATED: bool = cfg!(feature = "simulation");
 
 pub mod drop;
 pub mod egress;
+pub mod event;
 pub mod flow;
 pub mod frame;
 pub mod overlay;

@@ -145,6 +145,7 @@ fn plan(ports: &[u32]) -> Plan {
         memberships: Vec::new(),
         mtu: Mtu::try_from(1390).unwrap(),
         offloads: true,
+        readiness: None,
     };
     Plan {
         services: Vec::new(),

@@ -112,6 +112,7 @@ fn instance(port: PortId, own: u8, index: u64) -> Instance {
         }],
         mtu: Mtu::try_from(1390).unwrap(),
         offloads: true,
+        readiness: None,
     }
 }
 

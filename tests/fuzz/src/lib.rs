@@ -391,6 +391,7 @@ fn plan() -> Plan {
             memberships: vec![Membership { vni, ipv4, ipv6 }],
             mtu,
             offloads: port == 0,
+            readiness: None,
         }
     };
     let named = |number: u8| {
@@ -432,6 +433,7 @@ fn plan() -> Plan {
             numbers,
         }],
         instances: vec![instance(0), instance(1)],
+        probes: Vec::new(),
         peers: vec![Peer {
             id: PeerId(1),
             name: "h2".into(),
