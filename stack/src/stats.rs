@@ -2,6 +2,7 @@
 
 use crate::drop::DropReason;
 use crate::plan::{PeerId, PortId, Vni};
+use crate::responder::readiness::ProbeError;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
@@ -31,6 +32,26 @@ pub struct Report {
     /// What was asked at service addresses.
     #[serde(default)]
     pub dns: DnsReport,
+    /// Per instance that is asked whether it is ready, by port.
+    #[serde(default)]
+    pub readiness: Vec<ReadinessReport>,
+}
+
+/// What is known of an instance that is asked whether it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadinessReport {
+    /// Its port.
+    pub port: PortId,
+    /// Whether it is; `None`: it isn't known yet.
+    pub ready: Option<bool>,
+    /// Failures since the last success.
+    pub failures: u32,
+    /// Why it failed last; `None` after a success.
+    pub error: Option<ProbeError>,
+    /// How often it was asked.
+    pub asked: u64,
+    /// How often a question was put off, because too many others were open.
+    pub postponed: u64,
 }
 
 /// DNS at service addresses.
@@ -42,6 +63,9 @@ pub struct DnsReport {
     pub no_error: u64,
     /// With NXDOMAIN: it doesn't.
     pub nx_domain: u64,
+    /// With SERVFAIL: nobody could tell.
+    #[serde(default)]
+    pub failed: u64,
     /// With REFUSED.
     pub refused: u64,
     /// With FORMERR, NOTIMP or BADVERS.
@@ -52,6 +76,27 @@ pub struct DnsReport {
     pub connections: u64,
     /// TCP connections that were cut: too slow, or what they sent was no query.
     pub connections_cut: u64,
+    /// Questions about the world beyond that were to be asked, repetitions left out.
+    #[serde(default)]
+    pub asked: u64,
+    /// Queries about it that what is remembered answered.
+    #[serde(default)]
+    pub cached: u64,
+    /// Queries about it that were answered by what was true before (RFC 8767).
+    #[serde(default)]
+    pub stale: u64,
+    /// Queries about it that found no room to wait, and failed.
+    #[serde(default)]
+    pub overflown: u64,
+    /// Queries about it that wait for an answer.
+    #[serde(default)]
+    pub waiting: u64,
+    /// Answers about it that are remembered. The shards share them.
+    #[serde(default)]
+    pub remembered: u64,
+    /// Bytes that they take.
+    #[serde(default)]
+    pub remembered_bytes: u64,
 }
 
 impl DnsReport {
@@ -60,11 +105,19 @@ impl DnsReport {
         self.queries += more.queries;
         self.no_error += more.no_error;
         self.nx_domain += more.nx_domain;
+        self.failed += more.failed;
         self.refused += more.refused;
         self.faulty += more.faulty;
         self.truncated += more.truncated;
         self.connections += more.connections;
         self.connections_cut += more.connections_cut;
+        self.asked += more.asked;
+        self.cached += more.cached;
+        self.stale += more.stale;
+        self.overflown += more.overflown;
+        self.waiting += more.waiting;
+        self.remembered = self.remembered.max(more.remembered);
+        self.remembered_bytes = self.remembered_bytes.max(more.remembered_bytes);
     }
 }
 

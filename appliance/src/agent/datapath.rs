@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tidegate_stack::plan::{Plan, PortId, PublicKey};
+use tidegate_stack::responder::dns::forward::Told;
 use tidegate_stack::stats::{FlowPage, Report};
 
 /// How long an answer may take before the connection is given up: installing a plan on every shard is the slowest.
@@ -241,6 +242,11 @@ impl DatapathClient {
         }
     }
 
+    /// Tells what was found out about questions of instances.
+    pub(crate) async fn tell_answers(&mut self, answers: Vec<Told>) -> Result<(), SeamError> {
+        self.tell(&ToDatapath::Answers { answers }, &[]).await
+    }
+
     /// The descriptors of a port, or of the lanes.
     pub(crate) async fn adopt(&mut self, port: Option<PortId>) -> Result<Vec<OwnedFd>, SeamError> {
         match self.ask(&ToDatapath::Adopt { port }, &[]).await? {
@@ -289,9 +295,10 @@ impl DatapathClient {
         };
         let events = &mut self.events;
         let exchange = async {
-            connection
-                .send(&serde_json::to_vec(message)?, descriptors)
-                .await?;
+            let (bytes, large) = envelope::encode(message)?;
+            let large = large.iter().map(|file| file.as_fd());
+            let descriptors: Vec<_> = large.chain(descriptors.iter().copied()).collect();
+            connection.send(&bytes, &descriptors).await?;
             loop {
                 let received = connection.receive().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
                 match envelope::decode(received)? {

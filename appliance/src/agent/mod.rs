@@ -57,6 +57,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tidegate_stack::plan::PortId;
+use tidegate_stack::responder::dns::forward::{Resolution, Told};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -229,6 +230,12 @@ impl Agent {
                 _ = interrupt.recv() => return Ok(()),
                 event = self.datapath.event() => match event {
                     Some(Event::PortGone { port }) => self.handle_port_gone(port).await,
+                    Some(Event::Question { question }) => {
+                        let told = Told { question, resolution: Resolution::Refused };
+                        if let Err(error) = self.datapath.tell_answers(vec![told]).await {
+                            tracing::warn!(%error, "the answer to a question about a name is lost");
+                        }
+                    }
                     Some(Event::Leaving) => self.leaving = true,
                     None => {
                         self.leaving = false;

@@ -90,6 +90,7 @@ fn good_answer(asked: &ToDatapath) -> FromDatapath {
         | ToDatapath::RemovePort { .. }
         | ToDatapath::Retire
         | ToDatapath::End
+        | ToDatapath::Answers { .. }
         | ToDatapath::Adopt { .. } => FromDatapath::Done,
     }
 }

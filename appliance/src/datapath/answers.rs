@@ -22,7 +22,7 @@ pub(super) enum Refusal {
     )]
     Version { theirs: u32, ours: u32 },
     #[error("the message can't be understood: {0}")]
-    Message(#[from] serde_json::Error),
+    Message(#[source] io::Error),
     #[error("{what} needs {needed} descriptors, and {came} came")]
     Descriptors {
         what: &'static str,

@@ -21,7 +21,9 @@ use super::ports::Port;
 use super::reports;
 use super::rings::Rings;
 use super::worker::{Events, Mail, Mailbox, Reply};
-use crate::seam::{self, BootId, Event, FromDatapath, LaneFeatures, LaneSockets, PlanDigest, ToDatapath};
+use crate::seam::{
+    self, BootId, Event, FromDatapath, LaneFeatures, LaneSockets, PlanDigest, ToDatapath, envelope,
+};
 use crate::sys::epoll::{Poller, Waker};
 use crate::sys::seqpacket::{Connection, Listener, Message};
 use crate::sys::signal::{Termination, Terminations};
@@ -34,6 +36,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 use tidegate_stack::plan::{Plan, PortId, PublicKey};
+use tidegate_stack::responder::dns::forward::Told;
 use tidegate_stack::shard::ShardConfig;
 use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::time::Instant;
@@ -244,8 +247,8 @@ impl Control {
     }
 
     fn answer(&mut self, message: Message) -> Result<Answer, Failure> {
-        let descriptors = message.descriptors;
-        match serde_json::from_slice(&message.bytes)? {
+        let (request, descriptors) = envelope::decode(message).map_err(Refusal::Message)?;
+        match request {
             ToDatapath::Hello { version } => self.hello(version),
             ToDatapath::SetLanes { lanes, features } => self.set_lanes(lanes, features, descriptors),
             ToDatapath::AddPort { port, device } => self.add_port(port, device, descriptors),
@@ -258,6 +261,7 @@ impl Control {
             }
             ToDatapath::Report => self.report(),
             ToDatapath::Flows { shard, from } => self.flows(shard, from),
+            ToDatapath::Answers { answers } => self.tell(answers),
             ToDatapath::Adopt { port } => self.adopt(port),
         }
     }
@@ -378,7 +382,7 @@ impl Control {
             .into());
         };
         let bytes = memfd::read_sealed(file).map_err(Refusal::Plan)?;
-        let plan: Plan = serde_json::from_slice(&bytes)?;
+        let plan: Plan = serde_json::from_slice(&bytes).map_err(|error| Refusal::Plan(error.into()))?;
         let snapshot = Snapshot::compile(&plan, self.snapshot.as_ref());
         let mut named: Vec<PortId> = plan.instances.iter().map(|instance| instance.port).collect();
         named.sort_unstable();
@@ -439,6 +443,13 @@ impl Control {
                 Err(Failure::Broken(io::ErrorKind::InvalidData.into()))
             }
         }
+    }
+
+    /// Tells every shard what was found out about questions; they share it.
+    fn tell(&mut self, answers: Vec<Told>) -> Result<Answer, Failure> {
+        let answers: Arc<[_]> = answers.into_iter().map(Arc::new).collect();
+        self.mail_each(vec![answers; self.shards.len()], Mail::Answers)?;
+        Ok(Answer::from(FromDatapath::Done))
     }
 
     fn adopt(&self, port: Option<PortId>) -> Result<Answer, Failure> {

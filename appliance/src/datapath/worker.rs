@@ -20,8 +20,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tidegate_stack::drop::DropReason;
 use tidegate_stack::egress::LaneKind;
+use tidegate_stack::event as stack;
 use tidegate_stack::frame::Batch;
 use tidegate_stack::plan::PortId;
+use tidegate_stack::responder::dns::forward::Told;
 use tidegate_stack::shard::{Shard, ShardConfig};
 use tidegate_stack::snapshot::Snapshot;
 use tidegate_stack::stats::{DropReport, FlowPage, Report};
@@ -68,6 +70,8 @@ pub(super) enum Mail {
     AddPort(Port),
     /// Close a port's queues. Answer: [`Reply::Done`].
     RemovePort(PortId),
+    /// Take what was found out about questions. Answer: [`Reply::Done`].
+    Answers(Arc<[Arc<Told>]>),
     /// Tell the state. Answer: [`Reply::Report`].
     Report,
     /// Tell a part of the flows, from this place on. Answer: [`Reply::Flows`].
@@ -259,6 +263,11 @@ impl Worker {
         while let Some(port) = self.outputs.ports.poll_gone(&self.poller) {
             self.tell(Event::PortGone { port });
         }
+        while let Some(event) = self.shard.poll_event() {
+            self.tell(match event {
+                stack::Event::Question(question) => Event::Question { question },
+            });
+        }
         if mailed {
             self.outputs.rings.rest();
             while let Ok(mail) = self.mail.try_recv() {
@@ -349,6 +358,10 @@ impl Worker {
             Mail::Retire => outputs.ports.poll_only(Vec::new(), &self.poller),
             Mail::AddPort(port) => outputs.ports.add(port, &self.poller),
             Mail::RemovePort(port) => outputs.ports.remove(port, &self.poller),
+            Mail::Answers(answers) => {
+                self.shard.handle_told(&answers, now, outputs);
+                Ok(())
+            }
             Mail::Report => return Reply::Report(Box::new(self.report())),
             Mail::Flows(from) => return Reply::Flows(Box::new(self.shard.flows(from, FLOW_SLOTS, now))),
             Mail::Stop => {

@@ -3,7 +3,7 @@
 //! What crosses is closed: [`ToDatapath`], [`FromDatapath`], and descriptors beside them. The carrier is a
 //! `SOCK_SEQPACKET` Unix socket ([`crate::sys::seqpacket`]); one message is one JSON object of at most 64 KiB with
 //! at most 64 descriptors. A [`Plan`](tidegate_stack::plan::Plan) travels as a sealed memfd that a message names, and
-//! an answer that doesn't fit, such as a report of hundreds of ports, as an [`envelope`] says.
+//! what doesn't fit, such as a report of hundreds of ports, as an [`envelope`] says.
 //!
 //! The datapath listens, the newest agent wins. The agent sends one request and waits for its one answer;
 //! [`FromDatapath::Event`] may come in between: events are hints, may be lost, and the truth is in
@@ -14,10 +14,12 @@ pub(crate) mod envelope;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use tidegate_stack::plan::{PortId, PublicKey};
+use tidegate_stack::responder::dns::Question;
+use tidegate_stack::responder::dns::forward::Told;
 use tidegate_stack::stats::{FlowPage, Report};
 
 /// Version of the messages. A datapath understands an agent one version newer.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// A start of a datapath: drawn at random, so that an agent sees that it speaks to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -112,6 +114,12 @@ pub(crate) enum ToDatapath {
         /// Where to begin: 0, then what the part before said.
         from: u64,
     },
+    /// Tells what was found out about questions ([`Event::Question`]): it is remembered, and who waits for it is
+    /// answered. Answer: [`FromDatapath::Done`].
+    Answers {
+        /// What was found out.
+        answers: Vec<Told>,
+    },
     /// Asks for the descriptors of a port, or of the lanes: how a starting agent adopts what a former one made.
     /// Answer: [`FromDatapath::Adopted`] with the descriptors, or [`FromDatapath::Refused`].
     Adopt {
@@ -187,6 +195,12 @@ pub(crate) enum Event {
     PortGone {
         /// The port.
         port: PortId,
+    },
+    /// An instance asks for a name of the world beyond, and the answer isn't known. It is repeated every second while
+    /// somebody waits: what was asked already needn't be asked again. Answer it with [`ToDatapath::Answers`].
+    Question {
+        /// What is asked.
+        question: Question,
     },
     /// The process was asked to end (SIGTERM), and carries on a bounded time for a successor to take over: connect to
     /// the one that listens now, and say [`ToDatapath::Retire`] and [`ToDatapath::End`] to this one.

@@ -15,6 +15,7 @@ pub mod icmp;
 pub mod ndp;
 mod original;
 mod rate;
+pub mod readiness;
 pub mod tcp;
 
 pub use rate::RateLimit;

@@ -11,77 +11,121 @@ use crate::drop::DropReason;
 use crate::egress::{Egress, ShardId};
 use crate::frame::{Frame, FramePool, Offload, SMALL, Segmentation};
 use crate::plan::PortId;
-use crate::responder::dns::streams::{Segment, Streams, Surroundings, Taken};
-use crate::responder::dns::{self, Outcome, PAYLOAD, Rcode, Rotation, Transport};
+use crate::responder::dns::forward::{Asker, Due, Forwarded, Forwarder, Told};
+use crate::responder::dns::streams::{Said, Segment, Streams, Surroundings, Taken};
+use crate::responder::dns::{self, Answered, Outcome, PAYLOAD, Question, Rcode, Rotation, Transport};
 use crate::snapshot::{Names, Policy, PortEntry};
 use crate::stats::DnsReport;
 use crate::time::Instant;
-use crate::wire::{Headers, Transport as Carried, tcp_flags};
+use crate::wire::{Endpoints, Headers, Transport as Carried, tcp_flags};
 use std::num::NonZeroU8;
+use std::sync::Arc;
 
 /// What a shard knows about DNS beside the names.
 pub(super) struct Dns {
     rotation: Rotation,
     counts: DnsReport,
     streams: Streams,
+    forwarder: Forwarder,
 }
 
 impl Dns {
     pub(super) fn new(shards: NonZeroU8, seed: u64) -> Self {
+        let shards = usize::from(shards.get());
         Self {
             rotation: Rotation::default(),
             counts: DnsReport::default(),
-            streams: Streams::new(usize::from(shards.get()), seed),
+            streams: Streams::new(shards, seed),
+            forwarder: Forwarder::new(shards, seed),
         }
     }
 
-    /// Forgets the connections of ports that are gone.
+    /// Forgets the connections and questions of ports that are gone.
     pub(super) fn install(&mut self, policy: &Policy) {
-        self.streams.retain(|port| policy.port_slot(port).is_some());
+        let is_there = |port| policy.port_slot(port).is_some();
+        self.streams.retain(is_there);
+        self.forwarder.retain(is_there);
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.streams.poll_timeout()
+        let due = [self.streams.poll_timeout(), self.forwarder.poll_timeout()];
+        due.into_iter().flatten().min()
+    }
+
+    /// The next question about the world beyond that is to be asked.
+    pub(super) fn poll_question(&mut self) -> Option<Question> {
+        self.forwarder.poll_question()
     }
 
     pub(super) fn report(&self) -> DnsReport {
+        let counts = self.forwarder.counts();
+        let (remembered, bytes) = self.forwarder.remembered();
         DnsReport {
             connections: self.streams.len() as u64,
             connections_cut: self.streams.cut(),
+            asked: counts.asked,
+            cached: counts.cached,
+            stale: counts.stale,
+            overflown: counts.overflown,
+            waiting: self.forwarder.waiting() as u64,
+            remembered: remembered as u64,
+            remembered_bytes: bytes as u64,
             ..self.counts
+        }
+    }
+
+    fn clerk<'a>(&'a mut self, names: &'a Names, now: Instant) -> (Clerk<'a>, &'a mut Streams) {
+        let clerk = Clerk {
+            names,
+            rotation: &mut self.rotation,
+            counts: &mut self.counts,
+            forwarder: &mut self.forwarder,
+            now,
+        };
+        (clerk, &mut self.streams)
+    }
+}
+
+/// Answers messages, by the names inside and what is known of the world beyond.
+struct Clerk<'a> {
+    names: &'a Names,
+    rotation: &'a mut Rotation,
+    counts: &'a mut DnsReport,
+    forwarder: &'a mut Forwarder,
+    now: Instant,
+}
+
+impl Clerk<'_> {
+    /// Answers one message, and counts it.
+    fn reply(&mut self, asker: Asker, message: &[u8], transport: Transport, out: &mut [u8]) -> Said {
+        let Some(view) = self.names.view(asker.port()) else {
+            return Said::Nothing;
+        };
+        match dns::answer(message, view, transport, self.rotation, out) {
+            Outcome::Answer(answered) => Said::Answer(count(answered, self.counts)),
+            Outcome::Forward(query) => match self.forwarder.ask(&query, asker, transport, self.now, out) {
+                Forwarded::Answered(answered) => Said::Answer(count(answered, self.counts)),
+                Forwarded::Waits => Said::Later,
+                Forwarded::Ignored => Said::Nothing,
+            },
+            Outcome::Ignore => Said::Nothing,
         }
     }
 }
 
-/// Answers one message of a port, and counts it; `None`: it is no query.
-fn reply(
-    port: PortId,
-    message: &[u8],
-    transport: Transport,
-    names: &Names,
-    rotation: &mut Rotation,
-    counts: &mut DnsReport,
-    out: &mut [u8],
-) -> Option<usize> {
-    let view = names.view(port)?;
-    let outcome = match dns::answer(message, view, transport, rotation, out) {
-        // The one place where questions about the world beyond go on from.
-        Outcome::Forward(query) => dns::refuse(&query, Rcode::Refused, transport, out),
-        outcome => outcome,
-    };
-    let Outcome::Answer(answered) = outcome else {
-        return None;
-    };
+/// Counts an answer, and gives its length.
+fn count(answered: Answered, counts: &mut DnsReport) -> usize {
     counts.queries += 1;
     counts.truncated += u64::from(answered.truncated);
     let count = match answered.rcode {
         Rcode::NoError => &mut counts.no_error,
         Rcode::NxDomain => &mut counts.nx_domain,
+        Rcode::ServFail => &mut counts.failed,
         Rcode::Refused => &mut counts.refused,
         Rcode::FormErr | Rcode::NotImp | Rcode::BadVers => &mut counts.faulty,
     };
     *count += 1;
-    Some(answered.length)
+    answered.length
 }
 
 impl Shard {
@@ -98,35 +142,35 @@ impl Shard {
             Segmentation::Udp { size } | Segmentation::Tcp { size, .. } => usize::from(size).max(1),
             Segmentation::None => payload.len().max(1),
         };
-        let endpoints = headers.endpoints();
+        let asker = Asker::Datagram {
+            port: port.id,
+            endpoints: headers.endpoints(),
+        };
         let Some(snapshot) = &self.snapshot else {
             return Err(DropReason::UnknownPort);
         };
+        let (mut clerk, _) = self.dns.clerk(snapshot.names(), turn.now);
         let mut unanswered = usize::from(payload.is_empty());
         for message in payload.chunks(size) {
             let Some(mut frame) = self.pool.take(SMALL) else {
                 self.counters.drop(DropReason::NoBuffer);
                 continue;
             };
-            let Dns { rotation, counts, .. } = &mut self.dns;
-            let written = dns::datagram(&endpoints, frame.receive_buffer(0), |room| {
-                let transport = Transport::Udp { limit: PAYLOAD };
-                reply(
-                    port.id,
-                    message,
-                    transport,
-                    snapshot.names(),
-                    rotation,
-                    counts,
-                    room,
-                )
+            let mut said = Said::Nothing;
+            let written = dns::datagram(&headers.endpoints(), frame.receive_buffer(0), |room| {
+                said = clerk.reply(asker, message, Transport::Udp { limit: PAYLOAD }, room);
+                match said {
+                    Said::Answer(length) => Some(length),
+                    Said::Later | Said::Nothing => None,
+                }
             });
-            match written {
-                Some(length) => {
+            match (written, said) {
+                (Some(length), _) => {
                     frame.set_received(length, Offload::NONE);
                     deliver(port, &frame, None, turn.egress, &mut self.counters);
                 }
-                None => unanswered += 1,
+                (None, Said::Later) => {}
+                (None, Said::Answer(_) | Said::Nothing) => unanswered += 1,
             }
             self.pool.recycle(frame);
         }
@@ -183,11 +227,70 @@ impl Shard {
         }
     }
 
-    /// Does what is due for connections.
-    pub(super) fn expire_streams(&mut self, turn: &mut Turn<'_, impl Egress>) {
+    /// Takes what was found out about the world beyond: whoever waits for it is answered.
+    pub fn handle_told(&mut self, told: &[Arc<Told>], now: Instant, egress: &mut impl Egress) {
+        for told in told {
+            self.dns.forwarder.handle_told(told, now);
+        }
+        if let Some(snapshot) = self.snapshot.clone() {
+            let policy = snapshot.policy();
+            self.answer_due(&mut Turn { policy, now, egress });
+        }
+    }
+
+    /// Does what is due for connections and for queries that wait.
+    pub(super) fn expire_dns(&mut self, turn: &mut Turn<'_, impl Egress>) {
+        self.dns.forwarder.handle_timeout(turn.now);
+        self.answer_due(turn);
         self.with_streams(turn, |streams, now, surroundings| {
             streams.handle_timeout(now, surroundings);
         });
+    }
+
+    /// Answers the queries that wait no longer.
+    fn answer_due(&mut self, turn: &mut Turn<'_, impl Egress>) {
+        while let Some(due) = self.dns.forwarder.poll_due() {
+            match due.asker {
+                Asker::Datagram { port, endpoints } => self.answer_late(port, &endpoints, &due, turn),
+                Asker::Stream { connection, .. } => {
+                    self.with_streams(turn, |streams, now, surroundings| {
+                        // Who asked may have hung up.
+                        streams.resume(connection, now, surroundings, |surroundings, room| {
+                            Some(count(due.write(room)?, surroundings.clerk.counts))
+                        })
+                    });
+                }
+            }
+        }
+    }
+
+    /// Answers a datagram that waited.
+    fn answer_late(
+        &mut self,
+        port: PortId,
+        endpoints: &Endpoints,
+        due: &Due,
+        turn: &mut Turn<'_, impl Egress>,
+    ) {
+        let entry = turn
+            .policy
+            .port_slot(port)
+            .and_then(|slot| turn.policy.port(slot));
+        let Some(entry) = entry else {
+            return self.counters.drop(DropReason::UnknownPort);
+        };
+        let Some(mut frame) = self.pool.take(SMALL) else {
+            return self.counters.drop(DropReason::NoBuffer);
+        };
+        let counts = &mut self.dns.counts;
+        let written = dns::datagram(endpoints, frame.receive_buffer(0), |room| {
+            Some(count(due.write(room)?, counts))
+        });
+        if let Some(length) = written {
+            frame.set_received(length, Offload::NONE);
+            deliver(entry, &frame, None, turn.egress, &mut self.counters);
+        }
+        self.pool.recycle(frame);
     }
 
     /// `None` before the first plan.
@@ -196,16 +299,11 @@ impl Shard {
         turn: &mut Turn<'_, E>,
         work: impl FnOnce(&mut Streams, Instant, &mut Desk<'_, E>) -> R,
     ) -> Option<R> {
-        let Dns {
-            rotation,
-            counts,
-            streams,
-        } = &mut self.dns;
+        let names = self.snapshot.as_ref()?.names();
+        let (clerk, streams) = self.dns.clerk(names, turn.now);
         let mut desk = Desk {
-            names: self.snapshot.as_ref()?.names(),
+            clerk,
             policy: turn.policy,
-            rotation,
-            counts,
             pool: &mut self.pool,
             counters: &mut self.counters,
             egress: turn.egress,
@@ -228,26 +326,17 @@ fn payload<'a>(frame: &'a Frame, headers: &Headers) -> &'a [u8] {
 
 /// Where connections are served from: the shard, without its connections.
 struct Desk<'a, E: Egress> {
-    names: &'a Names,
+    clerk: Clerk<'a>,
     policy: &'a Policy,
-    rotation: &'a mut Rotation,
-    counts: &'a mut DnsReport,
     pool: &'a mut FramePool,
     counters: &'a mut Counters,
     egress: &'a mut E,
 }
 
 impl<E: Egress> Surroundings for Desk<'_, E> {
-    fn answer(&mut self, port: PortId, query: &[u8], out: &mut [u8]) -> Option<usize> {
-        reply(
-            port,
-            query,
-            Transport::Tcp,
-            self.names,
-            self.rotation,
-            self.counts,
-            out,
-        )
+    fn answer(&mut self, port: PortId, connection: u64, query: &[u8], out: &mut [u8]) -> Said {
+        let asker = Asker::Stream { port, connection };
+        self.clerk.reply(asker, query, Transport::Tcp, out)
     }
 
     fn send(&mut self, port: PortId, packet: &[u8]) {

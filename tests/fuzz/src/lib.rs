@@ -433,7 +433,6 @@ fn plan() -> Plan {
             numbers,
         }],
         instances: vec![instance(0), instance(1)],
-        probes: Vec::new(),
         peers: vec![Peer {
             id: PeerId(1),
             name: "h2".into(),

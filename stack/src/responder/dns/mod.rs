@@ -2,7 +2,7 @@
 //!
 //! The walk of a query: [`Query`] is the one parse → the asking port's [`View`] knows the name, or the zone that it is
 //! in, or neither → the records of one [`Node`] are written behind the question, or the zone's SOA says for how long
-//! there is nothing (RFC 2308). What is asked about the world beyond is [`Outcome::Forward`].
+//! there is nothing (RFC 2308). What is asked about the world beyond is [`Outcome::Forward`], and goes on in [`forward`].
 //!
 //! [`answer`] is total, has no memory but the counters of [`Rotation`], and allocates nothing.
 //!
@@ -19,17 +19,24 @@
 //! | an answer, or less than a header | silence |
 
 mod datagram;
+pub mod forward;
+mod message;
 mod query;
+mod question;
+mod reply;
 mod response;
 pub mod streams;
 
 pub use datagram::datagram;
 pub use query::{Edns, Query};
+pub use question::{IllegalName, Question};
+pub use reply::{Reply, ReplyFault};
 
 use crate::plan::AnswerOrder;
 use crate::snapshot::View;
 use crate::snapshot::zone::{LONGEST_NAME, NAME_SERVER, Node, skip_labels};
-use query::{Fault, HEADER};
+use message::{CLASS_INTERNET, HEADER, kind};
+use query::Fault;
 use response::{Response, Section, TIME_TO_LIVE, header_alone};
 
 /// DNS's port.
@@ -38,22 +45,6 @@ pub const PORT: u16 = 53;
 /// (1280), so that nothing is fragmented.
 pub const PAYLOAD: u16 = 1232;
 
-/// Types of records (IANA: Domain Name System Parameters).
-mod kind {
-    pub(super) const A: u16 = 1;
-    pub(super) const NS: u16 = 2;
-    pub(super) const SOA: u16 = 6;
-    pub(super) const PTR: u16 = 12;
-    pub(super) const HINFO: u16 = 13;
-    pub(super) const TXT: u16 = 16;
-    pub(super) const AAAA: u16 = 28;
-    pub(super) const SRV: u16 = 33;
-    pub(super) const IXFR: u16 = 251;
-    pub(super) const AXFR: u16 = 252;
-    pub(super) const ANY: u16 = 255;
-}
-
-const CLASS_INTERNET: u16 = 1;
 /// RFC 8482 §4.2.
 const HINFO_DATA: &[u8] = b"\x07RFC8482\0";
 const HOSTMASTER: &[u8] = b"\x0ahostmaster\x08internal\0";
@@ -83,6 +74,8 @@ pub enum Rcode {
     FormErr,
     /// The name doesn't exist.
     NxDomain,
+    /// It couldn't be found out.
+    ServFail,
     /// No such kind of request is answered.
     NotImp,
     /// Not answered to this asking side, or at all.
@@ -97,6 +90,7 @@ impl Rcode {
         match self {
             Self::NoError => 0,
             Self::FormErr => 1,
+            Self::ServFail => 2,
             Self::NxDomain => 3,
             Self::NotImp => 4,
             Self::Refused => 5,

@@ -1,33 +1,12 @@
 //! A query, as far as an answer needs to know it (RFC 1035 §4, RFC 6891).
 //!
-//! The traps of RFC 9267 end here: a question's name is plain labels, no longer than 255 bytes; every length is checked
-//! against what is there; a pointer in front of another record leads strictly backwards, and isn't followed.
+//! A question's name is plain labels: there is nothing in front of it that it could point to.
 
+use super::message::{HEADER, Header, OPT, QUESTION_TAIL, Record, flags, plain_name};
 use crate::snapshot::zone::LONGEST_NAME;
 
-/// Length of a message's header.
-pub(super) const HEADER: usize = 12;
 /// Question section entries that a query has (RFC 9619).
 const ONE: u16 = 1;
-/// Type, class.
-const QUESTION_TAIL: usize = 4;
-/// Type, class, time to live, length of the data.
-const RECORD_TAIL: usize = 10;
-/// Lengths from here on aren't lengths of labels; from [`POINTER`] on they are pointers (RFC 1035 §4.1.4).
-const NO_LABEL: u8 = 0x40;
-const POINTER: u8 = 0xc0;
-/// The pseudo record of EDNS (RFC 6891 §6.1.2).
-pub(super) const OPT: u16 = 41;
-
-/// Bits of a header's second word (RFC 1035 §4.1.1, RFC 4035 §3.2).
-pub(super) mod flags {
-    pub(in super::super) const RESPONSE: u16 = 0x8000;
-    pub(in super::super) const OPCODE: u16 = 0x7800;
-    pub(in super::super) const AUTHORITATIVE: u16 = 0x0400;
-    pub(in super::super) const TRUNCATED: u16 = 0x0200;
-    pub(in super::super) const RECURSION_DESIRED: u16 = 0x0100;
-    pub(in super::super) const CHECKING_DISABLED: u16 = 0x0010;
-}
 
 /// A well-formed query with one question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +52,8 @@ pub(super) enum Fault {
 
 impl<'a> Query<'a> {
     pub(super) fn parse(message: &'a [u8]) -> Result<Self, Fault> {
-        let header: &[u8; HEADER] = message.first_chunk().ok_or(Fault::Silent)?;
-        let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-        let (id, flags) = (word(0), word(2));
+        let header = Header::parse(message).ok_or(Fault::Silent)?;
+        let Header { id, flags, .. } = header;
         if flags & flags::RESPONSE != 0 {
             return Err(Fault::Silent);
         }
@@ -83,8 +61,7 @@ impl<'a> Query<'a> {
             return Err(Fault::Opcode { id, flags });
         }
         let format = Fault::Format { id, flags };
-        let [questions, answers, authorities, additionals] = [word(4), word(6), word(8), word(10)];
-        if questions != ONE || answers != 0 || authorities != 0 {
+        if header.questions != ONE || header.answers != 0 || header.authorities != 0 {
             return Err(format);
         }
         let rest = &message[HEADER..];
@@ -102,7 +79,7 @@ impl<'a> Query<'a> {
             question,
         };
         let mut at = HEADER + question.len();
-        for _ in 0..additionals {
+        for _ in 0..header.additionals {
             let record = Record::parse(message, at).ok_or(format)?;
             at = record.end;
             if record.kind == OPT {
@@ -127,53 +104,7 @@ impl<'a> Query<'a> {
     }
 }
 
-/// The length of a name of plain labels, and how many there are.
-fn plain_name(bytes: &[u8]) -> Option<(usize, u8)> {
-    let mut at = 0;
-    let mut labels = 0;
-    loop {
-        let length = *bytes.get(at)?;
-        if length >= NO_LABEL {
-            return None;
-        }
-        at += 1 + usize::from(length);
-        if at > LONGEST_NAME {
-            return None;
-        }
-        if length == 0 {
-            return Some((at, labels));
-        }
-        labels += 1;
-    }
-}
-
-/// A record behind the question.
-struct Record<'a> {
-    at_root: bool,
-    kind: u16,
-    class: u16,
-    time_to_live: u32,
-    data: &'a [u8],
-    /// Where the next one begins.
-    end: usize,
-}
-
-impl<'a> Record<'a> {
-    fn parse(message: &'a [u8], start: usize) -> Option<Self> {
-        let name = owner_length(message, start)?;
-        let tail: &[u8; RECORD_TAIL] = message.get(start + name..)?.first_chunk()?;
-        let data = start + name + RECORD_TAIL;
-        let end = data + usize::from(u16::from_be_bytes([tail[8], tail[9]]));
-        Some(Self {
-            at_root: name == 1,
-            kind: u16::from_be_bytes([tail[0], tail[1]]),
-            class: u16::from_be_bytes([tail[2], tail[3]]),
-            time_to_live: u32::from_be_bytes([tail[4], tail[5], tail[6], tail[7]]),
-            data: message.get(data..end)?,
-            end,
-        })
-    }
-
+impl Record<'_> {
     /// RFC 6891 §6.1.2 and §6.1.3: the class is a size, the time to live holds version and flags.
     fn edns(&self) -> Option<Edns> {
         if !self.at_root {
@@ -190,27 +121,5 @@ impl<'a> Record<'a> {
             version,
             dnssec_ok: high & 0x80 != 0,
         })
-    }
-}
-
-/// The length of the name in front of a record.
-fn owner_length(message: &[u8], start: usize) -> Option<usize> {
-    let mut at = start;
-    loop {
-        let length = *message.get(at)?;
-        if length >= POINTER {
-            let target = usize::from(length & !POINTER) << 8 | usize::from(*message.get(at + 1)?);
-            return (HEADER..start).contains(&target).then_some(at + 2 - start);
-        }
-        if length >= NO_LABEL {
-            return None;
-        }
-        at += 1 + usize::from(length);
-        if at - start > LONGEST_NAME {
-            return None;
-        }
-        if length == 0 {
-            return Some(at - start);
-        }
     }
 }

@@ -1,13 +1,13 @@
 //! A response under way: records are appended as long as there is room.
 
-use super::query::{HEADER, OPT, Query, flags};
+use super::message::{CLASS_INTERNET, HEADER, Header, OPT, flags};
+use super::query::Query;
 use super::{PAYLOAD, Rcode, Transport};
 
 /// What a client takes that says nothing else (RFC 1035 §2.3.4).
 const SMALLEST: usize = 512;
 /// Length of our OPT record.
 const OPT_LENGTH: usize = 11;
-const CLASS_INTERNET: [u8; 2] = [0, 1];
 /// Seconds that an answer, or that there is none, may be remembered.
 pub(super) const TIME_TO_LIVE: u32 = 5;
 
@@ -73,7 +73,7 @@ impl<'a, 'q> Response<'a, 'q> {
         name.copy_from_slice(owner);
         let (tail, rest) = rest.split_at_mut(10);
         tail[..2].copy_from_slice(&kind.to_be_bytes());
-        tail[2..4].copy_from_slice(&CLASS_INTERNET);
+        tail[2..4].copy_from_slice(&CLASS_INTERNET.to_be_bytes());
         tail[4..8].copy_from_slice(&TIME_TO_LIVE.to_be_bytes());
         tail[8..].copy_from_slice(&data_length.to_be_bytes());
         rest.copy_from_slice(data);
@@ -87,6 +87,35 @@ impl<'a, 'q> Response<'a, 'q> {
         let written = self.record(Section::Answer, &ASKED, kind, data);
         self.truncated |= !written;
         written
+    }
+
+    /// Appends what stands behind the question of another message with the same question: the answers and authorities of
+    /// `counts`, their times to live, at `times` in a message, changed by `time`. Without room for all of it there is
+    /// none, and the answer is told to be cut off.
+    pub(super) fn sections(
+        &mut self,
+        sections: &[u8],
+        counts: [u16; 2],
+        times: &[u16],
+        time: impl Fn(u32) -> u32,
+    ) {
+        let kept = if self.query.edns.is_some() { OPT_LENGTH } else { 0 };
+        let room = self.out.len() - kept;
+        let end = self.length + sections.len();
+        let Some(place) = self.out[..room].get_mut(self.length..end) else {
+            self.truncated = true;
+            return;
+        };
+        place.copy_from_slice(sections);
+        for offset in times {
+            let place = self.out.get_mut(usize::from(*offset)..);
+            if let Some(bytes) = place.and_then(|rest| rest.first_chunk_mut::<4>()) {
+                *bytes = time(u32::from_be_bytes(*bytes)).to_be_bytes();
+            }
+        }
+        self.length = end;
+        let [answers, authorities] = counts;
+        self.counts = [answers, authorities, 0];
     }
 
     /// Ends with the OPT record and the header, and gives the length.
@@ -112,18 +141,24 @@ impl<'a, 'q> Response<'a, 'q> {
             word |= flags::TRUNCATED;
         }
         let [answers, authorities, additionals] = self.counts;
-        let header = [self.query.id, word, 1, answers, authorities, additionals];
-        for (bytes, word) in self.out.as_chunks_mut::<2>().0.iter_mut().zip(header) {
-            *bytes = word.to_be_bytes();
-        }
+        let header = Header {
+            id: self.query.id,
+            flags: word,
+            questions: 1,
+            answers,
+            authorities,
+            additionals,
+        };
+        header.write(self.out);
         (self.length, self.truncated)
     }
 }
 
-/// What comes back of a query's second word. The bit "recursion available" stays clear.
+/// What comes back of a query's second word. Names of the world beyond are asked for by whoever answers here, so that
+/// recursion is available.
 fn response_flags(asked: u16, code: u16) -> u16 {
     let kept = flags::OPCODE | flags::RECURSION_DESIRED | flags::CHECKING_DISABLED;
-    flags::RESPONSE | (asked & kept) | (code & 0x0f)
+    flags::RESPONSE | flags::RECURSION_AVAILABLE | (asked & kept) | (code & flags::RCODE)
 }
 
 /// The response to what has no question that could be repeated: a header alone.

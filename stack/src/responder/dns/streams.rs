@@ -2,7 +2,8 @@
 //!
 //! The walk of a packet: its connection by port and addresses, or a new one for a SYN → smoltcp orders and acknowledges
 //! → whole messages behind their lengths (RFC 1035 §4.2.2) are answered in their order → smoltcp's segments go out.
-//! Queries may come behind each other without waiting. What isn't taken off us stops the reading of more.
+//! Queries may come behind each other without waiting. What isn't taken off us stops the reading of more, and so does an
+//! answer that comes later ([`Streams::resume`]).
 //!
 //! | bound | then |
 //! |---|---|
@@ -43,10 +44,21 @@ const WAITING: endpoint::Buffers = endpoint::Buffers {
 
 /// What connections ask of their surroundings.
 pub trait Surroundings {
-    /// Answers a port's query into `out`, and gives the length; `None`: it is no query.
-    fn answer(&mut self, port: PortId, query: &[u8], out: &mut [u8]) -> Option<usize>;
+    /// Answers a query on a connection of a port into `out`.
+    fn answer(&mut self, port: PortId, connection: u64, query: &[u8], out: &mut [u8]) -> Said;
     /// Gives an IP packet to a port.
     fn send(&mut self, port: PortId, packet: &[u8]);
+}
+
+/// What is said to a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// An answer of this length.
+    Answer(usize),
+    /// The answer comes later.
+    Later,
+    /// Nothing: it is no query.
+    Nothing,
 }
 
 /// What became of a segment.
@@ -101,6 +113,8 @@ enum Talk {
 }
 
 struct Connection {
+    /// Tells it from every other one there was.
+    id: u64,
     port: PortId,
     endpoints: Endpoints,
     endpoint: Endpoint,
@@ -111,6 +125,8 @@ struct Connection {
     /// The answer that is being sent, its length in front, and how much of it smoltcp has.
     answer: Vec<u8>,
     answer_sent: usize,
+    /// The answer comes later.
+    waits: bool,
     /// When it began, or the last query came.
     active: Instant,
     /// When it was closed at this end.
@@ -171,7 +187,7 @@ impl Streams {
                     return Taken::Full;
                 }
                 let seed = self.sequence_seed(now);
-                let Some(connection) = Connection::listen(segment, seed, now) else {
+                let Some(connection) = Connection::listen(segment, self.begun, seed, now) else {
                     return Taken::Stranger;
                 };
                 self.connections.push(connection);
@@ -187,6 +203,33 @@ impl Streams {
         }
         self.reckon(now);
         Taken::Connection
+    }
+
+    /// Gives a connection the answer that it waits for: `write` writes it, and tells its length; without one the connection
+    /// is cut. False when the connection is gone.
+    pub fn resume<S: Surroundings>(
+        &mut self,
+        id: u64,
+        now: Instant,
+        surroundings: &mut S,
+        write: impl FnOnce(&mut S, &mut [u8]) -> Option<usize>,
+    ) -> bool {
+        let mut connections = self.connections.iter();
+        let Some(place) = connections.position(|connection| connection.id == id && connection.waits) else {
+            return false;
+        };
+        if let Some(connection) = self.connections.get_mut(place) {
+            let length = write(surroundings, &mut self.buffers.answer);
+            connection.waits = false;
+            let said = connection.say(length, now, &self.buffers.answer);
+            let cut = connection.advance(None, now, &mut self.buffers, surroundings);
+            self.cut += u64::from(cut || !said);
+            if connection.endpoint.is_over() {
+                self.connections.swap_remove(place);
+            }
+        }
+        self.reckon(now);
+        true
     }
 
     /// Does what is due at `now`.
@@ -231,7 +274,7 @@ impl Streams {
 
 impl Connection {
     /// A connection that waits for the SYN that it is made for.
-    fn listen(segment: &Segment<'_>, seed: u64, now: Instant) -> Option<Self> {
+    fn listen(segment: &Segment<'_>, id: u64, seed: u64, now: Instant) -> Option<Self> {
         let Endpoints {
             destination,
             destination_port,
@@ -239,6 +282,7 @@ impl Connection {
         } = segment.endpoints;
         let service = SocketAddr::new(destination, destination_port);
         Some(Self {
+            id,
             port: segment.port,
             endpoints: segment.endpoints,
             endpoint: Endpoint::listen(service, segment.mtu, WAITING, seed, now)?,
@@ -246,6 +290,7 @@ impl Connection {
             message_began: None,
             answer: Vec::new(),
             answer_sent: 0,
+            waits: false,
             active: now,
             closed: None,
         })
@@ -276,7 +321,7 @@ impl Connection {
 
     /// Reads and answers as long as there is something to read, and room for what is answered.
     fn converse(&mut self, now: Instant, room: &mut [u8], surroundings: &mut impl Surroundings) -> Talk {
-        let socket = self.endpoint.socket();
+        let mut socket = self.endpoint.socket();
         let mut news = Talk::Nothing;
         loop {
             if self.answer_sent < self.answer.len() {
@@ -290,39 +335,56 @@ impl Connection {
                     return news;
                 }
             }
-            if !receive_message(socket, &mut self.message) {
+            if self.waits || !receive_message(socket, &mut self.message) {
                 break;
             }
             let query = self.message.get(PREFIX..).unwrap_or_default();
-            // Of a message that is too long nothing was read: no query either.
-            let length = surroundings.answer(self.port, query, room);
-            let prefix = length.and_then(|length| Some((length, u16::try_from(length).ok()?)));
-            let Some((length, prefix)) = prefix else {
-                self.message.clear();
-                socket.abort();
-                return Talk::Cut;
-            };
-            self.answer.clear();
-            // A long answer's room isn't kept.
-            self.answer.shrink_to(SEND_BUFFER);
-            self.answer.extend_from_slice(&prefix.to_be_bytes());
-            self.answer
-                .extend_from_slice(room.get(..length).unwrap_or_default());
-            self.answer_sent = 0;
-            self.message.clear();
-            self.message_began = None;
             self.active = now;
+            self.message_began = None;
+            // Of a message that is too long nothing was read: no query either.
+            let length = match surroundings.answer(self.port, self.id, query, room) {
+                Said::Answer(length) => Some(length),
+                Said::Later => {
+                    self.waits = true;
+                    self.message.clear();
+                    break;
+                }
+                Said::Nothing => None,
+            };
+            if !self.say(length, now, room) {
+                return Talk::Cut;
+            }
+            socket = self.endpoint.socket();
         }
         if !self.message.is_empty() {
             self.message_began.get_or_insert(now);
         }
         // The other end has no more to ask.
-        if socket.state() == tcp::State::CloseWait && socket.recv_queue() == 0 {
+        if socket.state() == tcp::State::CloseWait && socket.recv_queue() == 0 && !self.waits {
             socket.close();
             self.closed.get_or_insert(now);
             news = Talk::News;
         }
         news
+    }
+
+    /// Has an answer sent, the first `length` bytes of `room`; without one the connection is cut, and false.
+    fn say(&mut self, length: Option<usize>, now: Instant, room: &[u8]) -> bool {
+        self.message.clear();
+        self.active = now;
+        let answer = length.and_then(|length| room.get(..length));
+        let prefixed = answer.and_then(|answer| Some((answer, u16::try_from(answer.len()).ok()?)));
+        let Some((answer, prefix)) = prefixed else {
+            self.endpoint.socket().abort();
+            return false;
+        };
+        self.answer.clear();
+        // A long answer's room isn't kept.
+        self.answer.shrink_to(SEND_BUFFER);
+        self.answer.extend_from_slice(&prefix.to_be_bytes());
+        self.answer.extend_from_slice(answer);
+        self.answer_sent = 0;
+        true
     }
 
     /// Ends what took too long; whether it was cut.

@@ -1,6 +1,8 @@
 //! Answers as the asking side reads them: hickory decodes what is written here.
 
 mod exchanges;
+mod forward;
+mod reply;
 pub(crate) mod site;
 mod streams;
 
@@ -57,7 +59,7 @@ pub(crate) fn query(asked: &str) -> Vec<u8> {
     message
 }
 
-fn name_of(name: &str) -> Vec<u8> {
+pub(crate) fn name_of(name: &str) -> Vec<u8> {
     let labels = name.split('.').filter(|label| !label.is_empty());
     let mut bytes: Vec<u8> = labels
         .flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat())
@@ -119,6 +121,10 @@ pub(crate) fn words(message: &[u8], response: Option<&[u8]>) -> String {
     assert_eq!(head.message_type, MessageType::Response);
     assert_eq!(head.id.to_be_bytes(), message[..2]);
     assert_eq!(response[2] & 0x78, message[2] & 0x78, "the opcode comes back");
+    assert!(
+        head.recursion_available,
+        "names of the world beyond are asked for"
+    );
     // One number has two names (RFC 6891 §9, RFC 8945 §7); nothing is signed here.
     let rcode = format!("{:?}", head.response_code).to_uppercase();
     let mut words = vec![rcode.replace("BADSIG", "BADVERS")];
@@ -126,7 +132,6 @@ pub(crate) fn words(message: &[u8], response: Option<&[u8]>) -> String {
         (head.authoritative, "aa"),
         (head.truncation, "tc"),
         (head.recursion_desired, "rd"),
-        (head.recursion_available, "ra"),
         (head.authentic_data, "ad"),
         (head.checking_disabled, "cd"),
     ] {
@@ -397,7 +402,7 @@ fn messages_are_exact_to_the_byte() {
     )
     .unwrap();
     let expected = [
-        &[0x12, 0x34, 0x85, 0x00, 0, 1, 0, 2, 0, 0, 0, 1][..],
+        &[0x12, 0x34, 0x85, 0x80, 0, 1, 0, 2, 0, 0, 0, 1][..],
         b"\x02dB\x04Shop\x08internal\0\0\x01\0\x01",
         &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 172, 19, 1, 3],
         &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 172, 19, 2, 4],

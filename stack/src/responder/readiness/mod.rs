@@ -14,7 +14,7 @@
 //!
 //! | bound | then |
 //! |---|---|
-//! | one question of a port at a time; a question may take [`LONGEST_WAIT`], and never longer than its interval | it failed, and its connection is reset |
+//! | one question of a port at a time; a question may take as long as its [`Readiness`](crate::plan::Readiness) has patience | it failed, and its connection is reset |
 //! | [`MOST`] questions of a host at a time | the next one is [`POSTPONED`], and counted |
 //! | [`LONGEST_HEAD`] bytes without a final status | it isn't HTTP: a failure |
 //! | [`MOST_DISCARDED`] bytes after the status | the connection is reset; the verdict stands |
@@ -22,18 +22,19 @@
 mod question;
 mod status;
 
-pub use question::{LONGEST_HEAD, LONGEST_WAIT, MOST_DISCARDED};
+pub use question::{LONGEST_HEAD, MOST_DISCARDED};
 pub use status::ProbeError;
 
 use crate::event::Event;
 use crate::plan::PortId;
 use crate::responder::endpoint::{LARGEST_PACKET, Secret};
-use crate::snapshot::{ProbeEntry, Probes};
+use crate::snapshot::{Check, Checks};
 use crate::stats::ReadinessReport;
 use crate::time::Instant;
 use crate::wire::{Endpoints, protocol};
 use question::Question;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Questions of all shards of a host that are open at a time.
@@ -57,35 +58,35 @@ pub struct Prober {
     /// Which shard this is, of how many.
     place: (u32, u32),
     most: usize,
+    /// Whether it asks at all.
+    asks: bool,
     secret: Secret,
     room: Box<[u8]>,
     due: Option<Instant>,
-    now: Instant,
     /// Probes whose state wasn't told yet.
     untold: usize,
 }
 
 /// What one instance is asked, and what is known of it.
 struct Probe {
-    entry: ProbeEntry,
+    check: Arc<Check>,
     next: Instant,
     question: Option<Question>,
     asked: u64,
     postponed: u64,
     ready: Option<bool>,
     told: Option<bool>,
-    since: Instant,
     failures: u32,
     error: Option<ProbeError>,
 }
 
 /// Whether a packet may be a port's answer to a question: whatever else a port sends to the service address needn't go to
 /// the shard that asks.
-pub fn may_answer(entry: &ProbeEntry, packet: &Endpoints) -> bool {
+pub fn may_answer(check: &Check, packet: &Endpoints) -> bool {
     packet.protocol == protocol::TCP
-        && packet.source == IpAddr::V4(entry.instance)
-        && packet.source_port == entry.readiness.check.port()
-        && packet.destination == IpAddr::V4(entry.service)
+        && packet.source == IpAddr::V4(check.instance)
+        && packet.source_port == check.readiness.question.port().get()
+        && packet.destination == IpAddr::V4(check.service)
         && packet.destination_port >= FIRST_PORT
 }
 
@@ -98,55 +99,70 @@ impl Prober {
             probes: Vec::new(),
             place: (u32::from(shard), u32::from(count)),
             most: (MOST / usize::from(count)).max(1),
+            asks: true,
             secret: Secret(seed),
             room: vec![0; usize::from(LARGEST_PACKET)].into_boxed_slice(),
             due: None,
-            now: Instant::ZERO,
             untold: 0,
         }
     }
 
     /// Asks this from now on. What is asked as before goes on; who is asked otherwise keeps the state, and who isn't asked
     /// any more is forgotten.
-    pub fn install(&mut self, probes: &Probes, now: Instant) {
+    pub fn install(&mut self, checks: &Checks, now: Instant, send: &mut dyn FnMut(PortId, &[u8])) {
         let (shard, count) = self.place;
         let mut former = std::mem::take(&mut self.probes).into_iter().peekable();
-        let own = |entry: &&ProbeEntry| entry.port.0 % count == shard;
-        for entry in probes.entries().iter().filter(own) {
-            while former.next_if(|probe| probe.entry.port < entry.port).is_some() {}
-            let known = former.next_if(|probe| probe.entry.port == entry.port);
+        let own = |check: &&Arc<Check>| check.port.0 % count == shard;
+        for check in checks.iter().filter(own) {
+            while let Some(mut gone) = former.next_if(|probe| probe.check.port < check.port) {
+                gone.hang_up(now, &mut self.room, send);
+            }
+            let known = former.next_if(|probe| probe.check.port == check.port);
             let probe = match known {
-                Some(probe) if probe.entry == *entry => probe,
-                Some(probe) => Probe {
-                    ready: probe.ready,
-                    told: probe.told,
-                    since: probe.since,
-                    asked: probe.asked,
-                    postponed: probe.postponed,
-                    ..self.begin(entry, now)
-                },
-                None => self.begin(entry, now),
+                Some(probe) if probe.check == *check => probe,
+                Some(mut probe) => {
+                    probe.hang_up(now, &mut self.room, send);
+                    Probe {
+                        ready: probe.ready,
+                        told: probe.told,
+                        asked: probe.asked,
+                        postponed: probe.postponed,
+                        ..self.begin(check, now)
+                    }
+                }
+                None => self.begin(check, now),
             };
             self.probes.push(probe);
         }
-        self.now = now;
+        for mut gone in former {
+            gone.hang_up(now, &mut self.room, send);
+        }
         self.untold = self.probes.iter().filter(|probe| probe.is_untold()).count();
         self.reckon();
     }
 
-    fn begin(&self, entry: &ProbeEntry, now: Instant) -> Probe {
-        let within = SPREAD.min(entry.readiness.interval.duration());
-        let drawn = self.secret.draw(&[u64::from(entry.port.0), now.as_nanos(), 0]);
-        let within = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX).max(1);
+    /// Begins to ask, or leaves off: what is being asked has no verdict then.
+    pub fn set_asks(&mut self, asks: bool, now: Instant, send: &mut dyn FnMut(PortId, &[u8])) {
+        if asks == self.asks {
+            return;
+        }
+        self.asks = asks;
+        for probe in &mut self.probes {
+            probe.hang_up(now, &mut self.room, send);
+            probe.next = first_question(self.secret, &probe.check, now);
+        }
+        self.reckon();
+    }
+
+    fn begin(&self, check: &Arc<Check>, now: Instant) -> Probe {
         Probe {
-            entry: entry.clone(),
-            next: now + Duration::from_nanos(drawn % within),
+            check: Arc::clone(check),
+            next: first_question(self.secret, check, now),
             question: None,
             asked: 0,
             postponed: 0,
             ready: None,
             told: None,
-            since: now,
             failures: 0,
             error: None,
         }
@@ -159,32 +175,31 @@ impl Prober {
         endpoints: &Endpoints,
         packet: &[u8],
         now: Instant,
-        send: &mut impl FnMut(PortId, &[u8]),
+        send: &mut dyn FnMut(PortId, &[u8]),
     ) -> bool {
-        let place = self.probes.binary_search_by_key(&port, |probe| probe.entry.port);
+        let place = self.probes.binary_search_by_key(&port, |probe| probe.check.port);
         let Some(probe) = place.ok().and_then(|place| self.probes.get_mut(place)) else {
             return false;
         };
         let Some(question) = probe.question.as_mut().filter(|question| {
-            may_answer(&probe.entry, endpoints) && question.local_port() == endpoints.destination_port
+            may_answer(&probe.check, endpoints) && question.local_port() == endpoints.destination_port
         }) else {
             return false;
         };
         let verdict = question.advance(Some(packet), now, &mut self.room, |packet| send(port, packet));
-        self.untold += usize::from(probe.note(verdict, now));
+        self.untold += usize::from(probe.note(verdict));
         self.reckon();
         true
     }
 
     /// Does what is due at `now`.
-    pub fn handle_timeout(&mut self, now: Instant, send: &mut impl FnMut(PortId, &[u8])) {
-        self.now = now;
+    pub fn handle_timeout(&mut self, now: Instant, send: &mut dyn FnMut(PortId, &[u8])) {
         if self.due.is_none_or(|due| now < due) {
             return;
         }
         let mut open = self.probes.iter().filter(|probe| probe.question.is_some()).count();
         for probe in &mut self.probes {
-            let port = probe.entry.port;
+            let port = probe.check.port;
             let mut send = |packet: &[u8]| send(port, packet);
             let is_due = now >= probe.next;
             if let Some(question) = &mut probe.question {
@@ -195,7 +210,7 @@ impl Prober {
                 } else {
                     None
                 };
-                self.untold += usize::from(probe.note(verdict, now));
+                self.untold += usize::from(probe.note(verdict));
                 open -= usize::from(probe.question.is_none());
             }
             if !is_due {
@@ -211,7 +226,7 @@ impl Prober {
                 Some(question) => question.advance(None, now, &mut self.room, &mut send),
                 None => Some(Err(ProbeError::Silent)),
             };
-            self.untold += usize::from(probe.note(verdict, now));
+            self.untold += usize::from(probe.note(verdict));
             open += usize::from(probe.question.is_some());
         }
         self.reckon();
@@ -231,7 +246,7 @@ impl Prober {
         let probe = self.probes.iter_mut().find(|probe| probe.is_untold())?;
         probe.told = probe.ready;
         Some(Event::Readiness {
-            port: probe.entry.port,
+            port: probe.check.port,
             ready: probe.ready?,
         })
     }
@@ -239,17 +254,20 @@ impl Prober {
     /// What is known, by port.
     pub fn reports(&self) -> impl Iterator<Item = ReadinessReport> + '_ {
         self.probes.iter().map(|probe| ReadinessReport {
-            port: probe.entry.port,
+            port: probe.check.port,
             ready: probe.ready,
             failures: probe.failures,
             error: probe.error,
             asked: probe.asked,
             postponed: probe.postponed,
-            age_ms: u64::try_from(self.now.saturating_since(probe.since).as_millis()).unwrap_or(u64::MAX),
         })
     }
 
     fn reckon(&mut self) {
+        if !self.asks {
+            self.due = None;
+            return;
+        }
         let due = self.probes.iter().map(|probe| match &probe.question {
             Some(question) => question.due().min(question.deadline()).min(probe.next),
             None => probe.next,
@@ -259,28 +277,36 @@ impl Prober {
 }
 
 impl Probe {
+    /// Ends what is being asked, without a verdict.
+    fn hang_up(&mut self, now: Instant, room: &mut [u8], send: &mut dyn FnMut(PortId, &[u8])) {
+        if let Some(mut question) = self.question.take() {
+            let port = self.check.port;
+            question.give_up(now, room, |packet| send(port, packet));
+        }
+    }
+
     fn is_untold(&self) -> bool {
         self.ready.is_some() && self.told != self.ready
     }
 
     /// Begins the next question.
     fn ask(&mut self, secret: Secret, now: Instant) {
-        let interval = self.entry.readiness.interval.duration();
+        let interval = self.check.readiness.interval();
         self.next = self.next + interval;
         if self.next <= now {
             // It slept through some: they aren't made up for.
             self.next = now + interval;
         }
-        let port = u64::from(self.entry.port.0);
+        let port = u64::from(self.check.port.0);
         let seed = secret.draw(&[port, self.asked, now.as_nanos(), 1]);
-        let local = local_port(secret, self.entry.port, self.asked);
+        let local = local_port(secret, self.check.port, self.asked);
         self.asked += 1;
-        self.question = Question::begin(&self.entry, local, seed, now);
+        self.question = Question::begin(&self.check, local, seed, now);
     }
 
     /// Takes a verdict in, and lets go of a question that is over. Whether the state is to be told for that, and wasn't
     /// before.
-    fn note(&mut self, verdict: Option<Result<(), ProbeError>>, now: Instant) -> bool {
+    fn note(&mut self, verdict: Option<Result<(), ProbeError>>) -> bool {
         if self.question.as_ref().is_some_and(Question::is_over) {
             self.question = None;
         }
@@ -295,16 +321,13 @@ impl Probe {
             Some(Err(error)) => {
                 self.failures = self.failures.saturating_add(1);
                 self.error = Some(error);
-                if self.failures < u32::from(self.entry.readiness.failures.get()) {
+                if self.failures < u32::from(self.check.readiness.failures.get()) {
                     return false;
                 }
                 false
             }
         };
-        if self.ready != Some(ready) {
-            self.ready = Some(ready);
-            self.since = now;
-        }
+        self.ready = Some(ready);
         // What changed back before it was told is told all the same: one event more does no harm.
         let is_untold = self.is_untold();
         if was_untold && !is_untold {
@@ -312,6 +335,14 @@ impl Probe {
         }
         !was_untold && is_untold
     }
+}
+
+/// When a port is asked first: at a time of its own.
+fn first_question(secret: Secret, check: &Check, now: Instant) -> Instant {
+    let within = SPREAD.min(check.readiness.interval());
+    let within = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX).max(1);
+    let drawn = secret.draw(&[u64::from(check.port.0), now.as_nanos(), 0]);
+    now + Duration::from_nanos(drawn % within)
 }
 
 /// The port of a question: as good as random, and none comes back before all the others were (a permutation by Feistel):

@@ -1,16 +1,13 @@
 //! One question: a connection with an instance, from its SYN to the verdict and its end.
 
 use super::status::{Head, ProbeError, read};
-use crate::plan::Check;
+use crate::plan::ReadinessQuestion;
 use crate::responder::endpoint::{Buffers, Endpoint};
-use crate::snapshot::ProbeEntry;
+use crate::snapshot::Check;
 use crate::time::Instant;
 use smoltcp::socket::tcp;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
 
-/// How long a question may take at most.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Bytes of an answer in which its status must be.
 pub const LONGEST_HEAD: usize = 4096;
 /// Bytes of an answer that are taken off the other end after its status, so that it can end in peace.
@@ -46,22 +43,24 @@ enum Stage {
 
 impl Question {
     /// A question that is asked by the first [`Question::advance`].
-    pub(super) fn begin(entry: &ProbeEntry, local_port: u16, seed: u64, now: Instant) -> Option<Self> {
-        let readiness = &entry.readiness;
-        let local = SocketAddr::from((entry.service, local_port));
-        let remote = SocketAddr::from((entry.instance, readiness.check.port()));
-        let request = match &readiness.check {
-            Check::Tcp { .. } => None,
-            Check::Http { port, path } => Some(request(entry.instance, port.get(), path.as_str())),
+    pub(super) fn begin(check: &Check, local_port: u16, seed: u64, now: Instant) -> Option<Self> {
+        let question = &check.readiness.question;
+        let local = SocketAddr::from((check.service, local_port));
+        let remote = SocketAddr::from((check.instance, question.port().get()));
+        let request = match question {
+            ReadinessQuestion::Tcp { .. } => None,
+            ReadinessQuestion::Http { port, path } => {
+                Some(request(check.instance, port.get(), path.as_str()))
+            }
         };
         let buffers = Buffers {
             receive: RECEIVE_BUFFER,
             send: request.as_ref().map_or(1, Vec::len),
         };
         Some(Self {
-            endpoint: Endpoint::connect(local, remote, entry.mtu, buffers, seed, now)?,
+            endpoint: Endpoint::connect(local, remote, check.mtu, buffers, seed, now)?,
             local_port,
-            deadline: now + readiness.interval.duration().min(LONGEST_WAIT),
+            deadline: now + check.readiness.patience(),
             due: now,
             stage: Stage::Connecting,
             request,

@@ -1,10 +1,13 @@
 //! DNS through a shard: who asks is the port, not the source it writes.
 
 use super::*;
+use crate::event::Event;
 use crate::plan::AnswerOrder;
+use crate::responder::dns::forward::{PATIENCE, Resolution, Told};
 use crate::responder::dns::streams::{IDLE, MOST_OF_PORT};
 use crate::responder::dns::tests::site::{self, BLUE, HISTORIAN, SHOP};
 use crate::responder::dns::tests::{query, words};
+use crate::responder::dns::{Question, Reply};
 use crate::wire::tcp_flags;
 
 const SERVICE: [u8; 4] = [172, 19, 0, 1];
@@ -165,14 +168,78 @@ fn what_is_no_query_is_dropped_under_its_name() {
     assert_eq!(host.drops(DropReason::NotAQuery), 3);
 }
 
+/// What an upstream found out: an address.
+fn found(name: &[u8]) -> Arc<Told> {
+    let question = Question::new(name, 1).unwrap();
+    let mut message = question.query(7, [0; 32], false);
+    message[2] |= 0x80;
+    message[7] = 1;
+    message.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 192, 0, 2, 7]);
+    let reply = Reply::try_from(message).unwrap();
+    Arc::new(Told {
+        question,
+        resolution: Resolution::Reply(reply),
+    })
+}
+
 #[test]
-fn questions_about_the_world_beyond_are_refused() {
+fn questions_about_the_world_beyond_wait_for_who_can_ask_it() {
     let mut host = shard_of_site(0, 1);
+    let before = host.shard.poll_timeout().unwrap();
+    assert_eq!(host.asks(SHOP, SHOP_WEB_1, "www.example.test A +rd"), [""; 0]);
+    assert_eq!(host.shard.report().dns.waiting, 1);
+    assert!(host.shard.poll_timeout().unwrap() < before);
+    let Some(Event::Question(question)) = host.shard.poll_event() else {
+        panic!("it isn't asked");
+    };
+    assert_eq!(host.shard.poll_event(), None);
+
+    let told = found(question.name());
+    host.shard.handle_told(&[told], now(), &mut host.out);
+    let message = query("www.example.test A +rd");
+    let late: Vec<_> = host.out.delivered.drain(..).collect();
+    assert_eq!(late[0].0, SHOP);
+    let expected = "NOERROR rd | = www.example.test. A 192.0.2.7";
+    assert_eq!(words(&message, Some(payload_of(&late[0].1))), expected);
+    assert_eq!(host.asks(SHOP, SHOP_WEB_1, "www.example.test A +rd"), [expected]);
+    // Who is in another network is told the same.
     assert_eq!(
-        host.asks(SHOP, SHOP_WEB_1, "www.example.test A +rd"),
-        ["REFUSED rd"]
+        host.asks(BLUE, [172, 19, 1, 2], "www.example.test A +rd"),
+        [expected]
     );
-    assert_eq!(host.shard.report().dns.refused, 1);
+    let report = host.shard.report().dns;
+    assert_eq!(
+        (report.queries, report.no_error, report.cached, report.asked),
+        (3, 3, 2, 1)
+    );
+    assert_eq!((report.waiting, report.remembered), (0, 1));
+}
+
+#[test]
+fn a_question_that_nobody_can_ask_fails_in_time() {
+    let mut host = shard_of_site(0, 1);
+    host.asks(SHOP, SHOP_WEB_1, "www.example.test A");
+    let mut time = now();
+    while host.out.delivered.is_empty() {
+        time = host.shard.poll_timeout().unwrap();
+        host.shard.handle_timeout(time, &mut host.out);
+    }
+    assert!(time.saturating_since(now()) >= PATIENCE);
+    assert_eq!(host.shard.report().dns.failed, 1);
+}
+
+#[test]
+fn a_port_that_is_gone_is_answered_nothing() {
+    let mut host = shard_of_site(0, 1);
+    host.asks(SHOP, SHOP_WEB_1, "www.example.test A");
+    let mut plan = site::plan();
+    plan.instances.retain(|instance| instance.port != SHOP);
+    host.shard
+        .install(Snapshot::compile(&plan, None), now(), &mut host.out);
+    assert_eq!(host.shard.report().dns.waiting, 0);
+    let told = found(b"\x03www\x07example\x04test\0");
+    host.shard.handle_told(&[told], now(), &mut host.out);
+    assert!(host.out.delivered.is_empty());
 }
 
 #[test]

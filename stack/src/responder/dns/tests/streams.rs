@@ -4,7 +4,7 @@ use super::site::{BLUE, HISTORIAN, SHOP, addresses};
 use super::{query, told, words};
 use crate::plan::{Mtu, PortId};
 use crate::responder::dns::streams::{
-    CLOSING, IDLE, LONGEST_QUERY, MOST, MOST_OF_PORT, SLOWEST, Segment, Streams, Surroundings, Taken,
+    CLOSING, IDLE, LONGEST_QUERY, MOST, MOST_OF_PORT, SLOWEST, Said, Segment, Streams, Surroundings, Taken,
 };
 use crate::responder::dns::{PORT, Rotation, Transport};
 use crate::time::Instant;
@@ -135,6 +135,8 @@ struct World {
     rotation: Rotation,
     sent: VecDeque<(PortId, Vec<u8>)>,
     asked: usize,
+    /// The connections that wait for an answer from elsewhere.
+    waiting: Vec<u64>,
     refused: usize,
     now: Instant,
 }
@@ -143,14 +145,23 @@ struct Shard<'a> {
     rotation: &'a mut Rotation,
     sent: &'a mut VecDeque<(PortId, Vec<u8>)>,
     asked: &'a mut usize,
+    waiting: &'a mut Vec<u64>,
 }
 
 impl Surroundings for Shard<'_> {
-    fn answer(&mut self, port: PortId, query: &[u8], out: &mut [u8]) -> Option<usize> {
+    fn answer(&mut self, port: PortId, connection: u64, query: &[u8], out: &mut [u8]) -> Said {
         *self.asked += 1;
-        let response = told(port, query, Transport::Tcp, self.rotation)?;
-        out[..response.len()].copy_from_slice(&response);
-        Some(response.len())
+        match told(port, query, Transport::Tcp, self.rotation) {
+            Some(response) if response.starts_with(b"forward") => {
+                self.waiting.push(connection);
+                Said::Later
+            }
+            Some(response) => {
+                out[..response.len()].copy_from_slice(&response);
+                Said::Answer(response.len())
+            }
+            None => Said::Nothing,
+        }
     }
 
     fn send(&mut self, port: PortId, packet: &[u8]) {
@@ -167,6 +178,7 @@ impl World {
             rotation: Rotation::default(),
             sent: VecDeque::new(),
             asked: 0,
+            waiting: Vec::new(),
             refused: 0,
             now: Instant::from_nanos(1_000_000_000),
         }
@@ -218,7 +230,35 @@ impl World {
         }
     }
 
+    fn halves(&mut self) -> (&mut Streams, Shard<'_>) {
+        let shard = Shard {
+            rotation: &mut self.rotation,
+            sent: &mut self.sent,
+            asked: &mut self.asked,
+            waiting: &mut self.waiting,
+        };
+        (&mut self.streams, shard)
+    }
+
+    /// Gives the first connection that waits an answer that says only to which query it belongs; whether it was there.
+    fn resume(&mut self, asked: &str) -> bool {
+        let connection = self.waiting.remove(0);
+        let now = self.now;
+        let (streams, mut shard) = self.halves();
+        let there = streams.resume(connection, now, &mut shard, |_, room| {
+            let mut answer = query(asked);
+            answer[2] |= 0x80;
+            answer[3] |= 0x80;
+            room[..answer.len()].copy_from_slice(&answer);
+            Some(answer.len())
+        });
+        self.settle();
+        self.listen();
+        there
+    }
+
     fn take(&mut self, port: PortId, packet: &[u8]) {
+        let now = self.now;
         let headers = Headers::parse(packet).unwrap();
         let Layer4::Tcp { flags, .. } = headers.transport else {
             panic!("{:?}", headers.transport)
@@ -230,12 +270,8 @@ impl World {
             begins: flags & !tcp_flags::PSH == tcp_flags::SYN,
             packet,
         };
-        let mut shard = Shard {
-            rotation: &mut self.rotation,
-            sent: &mut self.sent,
-            asked: &mut self.asked,
-        };
-        if self.streams.handle_segment(&segment, self.now, &mut shard) != Taken::Connection {
+        let (streams, mut shard) = self.halves();
+        if streams.handle_segment(&segment, now, &mut shard) != Taken::Connection {
             self.refused += 1;
         }
     }
@@ -249,12 +285,9 @@ impl World {
             let due = self.streams.poll_timeout().unwrap_or(end);
             let soon = self.now + Duration::from_millis(50);
             self.now = due.max(self.now + Duration::from_millis(10)).min(soon).min(end);
-            let mut shard = Shard {
-                rotation: &mut self.rotation,
-                sent: &mut self.sent,
-                asked: &mut self.asked,
-            };
-            self.streams.handle_timeout(self.now, &mut shard);
+            let now = self.now;
+            let (streams, mut shard) = self.halves();
+            streams.handle_timeout(now, &mut shard);
             self.settle();
             self.listen();
             if self.now == end {
@@ -285,6 +318,51 @@ impl World {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn an_answer_that_comes_later_is_waited_for_and_what_is_asked_behind_it_too() {
+    let mut world = World::new();
+    let client = world.connect(SHOP, 40_000);
+    let other = world.connect(SHOP, 40_001);
+    let asked = ["www.example.test A", "db-1.shop.internal A"];
+    for asked in asked {
+        world.ask(client, asked);
+    }
+    // Who waits holds nobody else up, and is not idle.
+    world.ask(other, asked[1]);
+    world.pass(Duration::from_secs(4));
+    assert!(world.clients[client].heard.is_empty());
+    assert!(world.clients[other].answers(&asked[1..])[0].starts_with("NOERROR aa"));
+
+    assert!(world.resume(asked[0]));
+    world.pass(SECOND);
+    let answers = world.clients[client].answers(&asked);
+    assert_eq!(answers[0], "NOERROR");
+    assert!(answers[1].starts_with("NOERROR aa | = db-1"), "{answers:?}");
+    assert_eq!(world.streams.cut(), 0);
+}
+
+#[test]
+fn an_answer_for_who_has_hung_up_goes_nowhere_and_one_that_asked_and_closed_gets_it() {
+    let mut world = World::new();
+    let gone = world.connect(SHOP, 40_000);
+    world.ask(gone, "www.example.test A");
+    world.clients[gone].socket().abort();
+    world.settle();
+    assert!(!world.resume("www.example.test A"));
+
+    let closed = world.connect(SHOP, 40_001);
+    world.ask(closed, "www.example.test A");
+    world.clients[closed].socket().close();
+    world.pass(SECOND);
+    assert!(world.resume("www.example.test A"));
+    assert_eq!(
+        world.clients[closed].answers(&["www.example.test A"]),
+        ["NOERROR"]
+    );
+    world.pass(SECOND);
+    assert!(world.streams.is_empty());
+}
 
 #[test]
 fn queries_on_one_connection_are_answered_in_their_order() {
