@@ -15,7 +15,7 @@
 //! | bound | then |
 //! |---|---|
 //! | one question of a port at a time; a question may take as long as its [`Readiness`](crate::plan::Readiness) has patience | it failed, and its connection is reset |
-//! | [`MOST`] questions of a host at a time | the next one is [`POSTPONED`], and counted |
+//! | [`MOST`] questions of a host at a time | who is due waits, is counted, and is asked in its turn |
 //! | [`LONGEST_HEAD`] bytes without a final status | it isn't HTTP: a failure |
 //! | [`MOST_DISCARDED`] bytes after the status | the connection is reset; the verdict stands |
 
@@ -39,8 +39,6 @@ use std::time::Duration;
 
 /// Questions of all shards of a host that are open at a time.
 pub const MOST: usize = 256;
-/// How long a question waits that finds [`MOST`] open.
-pub const POSTPONED: Duration = Duration::from_millis(100);
 /// The first questions of ports are asked within this time, or within their interval if that is shorter.
 pub const SPREAD: Duration = Duration::from_secs(1);
 
@@ -74,6 +72,8 @@ struct Probe {
     question: Option<Question>,
     asked: u64,
     postponed: u64,
+    /// It is due, and waits for room.
+    waits: bool,
     ready: Option<bool>,
     told: Option<bool>,
     failures: u32,
@@ -161,6 +161,7 @@ impl Prober {
             question: None,
             asked: 0,
             postponed: 0,
+            waits: false,
             ready: None,
             told: None,
             failures: 0,
@@ -197,39 +198,56 @@ impl Prober {
         if self.due.is_none_or(|due| now < due) {
             return;
         }
-        let mut open = self.probes.iter().filter(|probe| probe.question.is_some()).count();
         for probe in &mut self.probes {
             let port = probe.check.port;
             let mut send = |packet: &[u8]| send(port, packet);
             let is_due = now >= probe.next;
-            if let Some(question) = &mut probe.question {
-                let verdict = if is_due || now >= question.deadline() {
-                    question.give_up(now, &mut self.room, &mut send)
-                } else if now >= question.due() {
-                    question.advance(None, now, &mut self.room, &mut send)
-                } else {
-                    None
-                };
-                self.untold += usize::from(probe.note(verdict));
-                open -= usize::from(probe.question.is_none());
-            }
-            if !is_due {
+            let Some(question) = &mut probe.question else {
                 continue;
-            }
+            };
+            let verdict = if is_due || now >= question.deadline() {
+                question.give_up(now, &mut self.room, &mut send)
+            } else if now >= question.due() {
+                question.advance(None, now, &mut self.room, &mut send)
+            } else {
+                None
+            };
+            self.untold += usize::from(probe.note(verdict));
+        }
+        self.ask(now, send);
+        self.reckon();
+    }
+
+    /// Asks those that are due, who have waited for the longest first.
+    fn ask(&mut self, now: Instant, send: &mut dyn FnMut(PortId, &[u8])) {
+        let mut open = self.open();
+        let due = self.probes.iter().enumerate();
+        let due = due.filter(|(_, probe)| probe.question.is_none() && now >= probe.next);
+        let mut due: Vec<_> = due.map(|(place, probe)| (probe.next, place)).collect();
+        due.sort_unstable();
+        for (_, place) in due {
+            let Some(probe) = self.probes.get_mut(place) else {
+                continue;
+            };
             if open >= self.most {
-                probe.next = now + POSTPONED;
-                probe.postponed += 1;
+                probe.postponed += u64::from(!probe.waits);
+                probe.waits = true;
                 continue;
             }
+            let port = probe.check.port;
             probe.ask(self.secret, now);
             let verdict = match &mut probe.question {
-                Some(question) => question.advance(None, now, &mut self.room, &mut send),
+                Some(question) => question.advance(None, now, &mut self.room, |packet| send(port, packet)),
                 None => Some(Err(ProbeError::Silent)),
             };
             self.untold += usize::from(probe.note(verdict));
             open += usize::from(probe.question.is_some());
         }
-        self.reckon();
+    }
+
+    fn open(&self) -> usize {
+        let open = self.probes.iter().filter(|probe| probe.question.is_some());
+        open.count()
     }
 
     /// When [`Prober::handle_timeout`] wants to be called next.
@@ -268,9 +286,12 @@ impl Prober {
             self.due = None;
             return;
         }
-        let due = self.probes.iter().map(|probe| match &probe.question {
-            Some(question) => question.due().min(question.deadline()).min(probe.next),
-            None => probe.next,
+        // Who waits for room is asked when a question ends.
+        let full = self.open() >= self.most;
+        let due = self.probes.iter().filter_map(|probe| match &probe.question {
+            Some(question) => Some(question.due().min(question.deadline()).min(probe.next)),
+            None if full && probe.waits => None,
+            None => Some(probe.next),
         });
         self.due = due.min();
     }
@@ -301,6 +322,7 @@ impl Probe {
         let seed = secret.draw(&[port, self.asked, now.as_nanos(), 1]);
         let local = local_port(secret, self.check.port, self.asked);
         self.asked += 1;
+        self.waits = false;
         self.question = Question::begin(&self.check, local, seed, now);
     }
 

@@ -44,7 +44,11 @@ const STATUS_LINE: &[u8; 13] = b"HTTP/1.d ddd|";
 pub(super) fn read(mut head: &[u8]) -> Head {
     loop {
         let known = head.get(..STATUS_LINE.len()).unwrap_or(head);
-        if !STATUS_LINE.iter().zip(known).all(|(form, byte)| has_form(*form, *byte)) {
+        if !STATUS_LINE
+            .iter()
+            .zip(known)
+            .all(|(form, byte)| has_form(*form, *byte))
+        {
             return Head::NotHttp;
         }
         if known.len() < STATUS_LINE.len() {
@@ -95,7 +99,10 @@ mod tests {
     fn interim_answers_are_passed_over() {
         let early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
         assert_eq!(read(early), Head::Unfinished);
-        assert_eq!(read(&[early, &b"HTTP/1.1 302 Found\r\n"[..]].concat()), Head::Status(302));
+        assert_eq!(
+            read(&[early, &b"HTTP/1.1 302 Found\r\n"[..]].concat()),
+            Head::Status(302)
+        );
         assert_eq!(read(b"HTTP/1.1 100 Continue\r\nnever ends"), Head::Unfinished);
     }
 
