@@ -33,6 +33,7 @@ mod names;
 mod peers;
 mod policy;
 mod query;
+mod readiness;
 pub(crate) mod reconcile;
 mod reports;
 mod site;
@@ -51,6 +52,7 @@ use datapath::{DatapathClient, EncodedPlan, Greeting};
 use handover::Retired;
 use journal::{Journal, Record};
 use lanes::{ForeignLane, LaneProblems, Lanes};
+use readiness::KnownReadiness;
 use reconcile::{Applications, Inputs, Keys};
 use site::SiteLink;
 use std::collections::BTreeMap;
@@ -130,6 +132,7 @@ struct Agent {
     /// The lanes of its successor, while there is one.
     successors_lanes: Option<Lanes>,
     site: SiteLink,
+    readiness: KnownReadiness,
     /// What connections prepared and haven't committed yet.
     reservations: BTreeMap<ConnectionId, Reservation>,
     datapath: DatapathClient,
@@ -175,6 +178,7 @@ impl Agent {
             foreign: None,
             successors_lanes: None,
             site: SiteLink::default(),
+            readiness: KnownReadiness::default(),
             reservations: BTreeMap::new(),
             datapath: DatapathClient::new(places.datapath_socket()),
             leaving: false,
@@ -195,6 +199,7 @@ impl Agent {
         if !agent.has_site() {
             agent.intent.record.hosts.clear();
         }
+        agent.readiness.keep(&agent.intent);
         agent.apply_boot_folder();
         // They stay true whatever comes into force later.
         agent.boot_problems = std::mem::take(&mut agent.problems);
@@ -236,6 +241,7 @@ impl Agent {
                             tracing::warn!(%error, "the answer to a question about a name is lost");
                         }
                     }
+                    Some(Event::Readiness { .. }) => self.readiness.hint(),
                     Some(Event::Leaving) => self.leaving = true,
                     None => {
                         self.leaving = false;
@@ -255,6 +261,7 @@ impl Agent {
                     None => return Ok(()),
                 },
                 () = self.site.changed() => self.note_site().await,
+                () = self.readiness.due(), if connected && self.asks_instances() => self.look_at_readiness().await,
                 _ = devices.tick(), if !self.queues.is_empty() => self.look_at_devices().await,
                 _ = underlay.tick() => self.look_at_underlay().await,
             }
@@ -297,6 +304,7 @@ impl Agent {
             attachments: &intent.record.attachments,
             hosts: &intent.record.hosts,
             silent: &self.site.unnamed,
+            ready: self.readiness.ready(),
             peers: &intent.record.peers,
             keys: &self.keys,
             underlay_mtu: self.underlay.mtu,
@@ -314,6 +322,7 @@ impl Agent {
     /// Keeps an intent, and puts it in force on every shard. When it can't be, nothing has changed. The datapath must
     /// be there: it isn't looked for between two steps of one change.
     async fn put_in_force(&mut self, intent: Intent) -> Result<u64, Refusal> {
+        self.readiness.keep(&self.intent);
         let plan = self.plan(&intent).map_err(Refusal::of_all)?;
         // Kept first: what is in force and would be forgotten can't be taken back when the disk is full.
         let former = std::mem::replace(&mut self.intent, intent);
