@@ -15,6 +15,13 @@ pub enum Event {
     /// What instances of applications asked whose queries are told one by one. Those that found no room here are
     /// counted ([`DnsReport::unlogged`](crate::stats::DnsReport::unlogged)).
     Queries(Vec<LoggedQuery>),
+    /// An instance got ready, or no longer is.
+    Readiness {
+        /// Its port.
+        port: PortId,
+        /// Whether it is.
+        ready: bool,
+    },
 }
 
 /// A query, and what was answered.

@@ -36,6 +36,7 @@ pub(crate) mod overlap;
 mod peers;
 mod policy;
 mod query;
+mod readiness;
 pub(crate) mod reconcile;
 mod reports;
 mod resolver;
@@ -56,6 +57,7 @@ use handover::Retired;
 use journal::{Journal, Record};
 use lanes::{ForeignLane, LaneProblems, Lanes};
 use overlap::Overlap;
+use readiness::KnownReadiness;
 use reconcile::{Applications, Inputs, Keys};
 use resolver::Resolver;
 use site::SiteLink;
@@ -142,6 +144,7 @@ struct Agent {
     successors_lanes: Option<Lanes>,
     site: SiteLink,
     resolver: Resolver,
+    readiness: KnownReadiness,
     /// What connections prepared and haven't committed yet.
     reservations: BTreeMap<ConnectionId, Reservation>,
     datapath: DatapathClient,
@@ -193,6 +196,7 @@ impl Agent {
             successors_lanes: None,
             site: SiteLink::default(),
             resolver,
+            readiness: KnownReadiness::default(),
             reservations: BTreeMap::new(),
             datapath: DatapathClient::new(places.datapath_socket()),
             leaving: false,
@@ -214,6 +218,7 @@ impl Agent {
             agent.intent.record.hosts.clear();
         }
         agent.look_at_lans();
+        agent.readiness.keep(&agent.intent);
         agent.apply_boot_folder();
         // They stay true whatever comes into force later.
         agent.boot_problems = std::mem::take(&mut agent.problems);
@@ -252,6 +257,7 @@ impl Agent {
                     Some(Event::PortGone { port }) => self.handle_port_gone(port).await,
                     Some(Event::Question { question }) => self.resolver.handle_question(question),
                     Some(Event::Queries { queries }) => self.log_queries(&queries),
+                    Some(Event::Readiness { .. }) => self.readiness.hint(),
                     Some(Event::Leaving) => self.leaving = true,
                     None => {
                         self.leaving = false;
@@ -271,6 +277,7 @@ impl Agent {
                 told = self.resolver.found() => self.tell_answers(told).await,
                 _ = name_servers.tick() => self.resolver.look(),
                 () = self.site.changed() => self.note_site().await,
+                () = self.readiness.due(), if connected && self.asks_instances() => self.look_at_readiness().await,
                 _ = devices.tick(), if !self.queues.is_empty() => self.look_at_devices().await,
                 _ = underlay.tick() => self.look_at_underlay().await,
             }
@@ -332,6 +339,7 @@ impl Agent {
             attachments: &intent.record.attachments,
             hosts: &intent.record.hosts,
             silent: &self.site.unnamed,
+            ready: self.readiness.ready(),
             peers: &intent.record.peers,
             keys: &self.keys,
             underlay_mtu: self.underlay.mtu,
@@ -349,6 +357,7 @@ impl Agent {
     /// Keeps an intent, and puts it in force on every shard. When it can't be, nothing has changed. The datapath must
     /// be there: it isn't looked for between two steps of one change.
     async fn put_in_force(&mut self, intent: Intent) -> Result<u64, Refusal> {
+        self.readiness.keep(&self.intent);
         let plan = self.plan(&intent).map_err(Refusal::of_all)?;
         // Kept first: what is in force and would be forgotten can't be taken back when the disk is full.
         let former = std::mem::replace(&mut self.intent, intent);

@@ -80,6 +80,24 @@ impl Agent {
         records
     }
 
+    /// An instance that isn't ready, and why, as far as that is known here.
+    fn not_ready(&self, network: &Network, instance: &NamedInstance, place: &str) -> String {
+        let mut attachments = self.intent.record.attachments.iter();
+        let here = attachments.find(|attachment| {
+            let memberships = self.memberships(attachment);
+            memberships
+                .iter()
+                .any(|membership| membership.vni == network.vni && membership.ipv4 == instance.ipv4)
+        });
+        match here {
+            Some(attachment) => {
+                let why = self.why_not_ready(attachment.port);
+                format!("{place}, which isn't ready: {why}")
+            }
+            None => format!("{place}, which isn't ready"),
+        }
+    }
+
     /// An instance and its host, which is told by the block that the address is in.
     fn place_of(&self, network: &Network, instance: &NamedInstance) -> String {
         let here = network
@@ -140,7 +158,7 @@ impl Zone<'_> {
                 let place = self.agent.place_of(self.network, instance);
                 match instance.ready {
                     true => (instance, place),
-                    false => (instance, format!("{place}, which isn't ready")),
+                    false => (instance, self.agent.not_ready(self.network, instance, &place)),
                 }
             })
             .collect();

@@ -5,6 +5,7 @@ use super::access::{Neighbours, ServiceNetwork};
 use super::decode::{Keys, Unique, Value};
 use super::host::DEFAULT_TENANT;
 use super::naming::{Naming, naming};
+use super::readiness::readiness;
 use super::report::Report;
 use super::values::{chosen, ipv4_prefix, label, line, network_name, service_name, vni};
 use super::yaml;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
-use tidegate_stack::plan::Vni;
+use tidegate_stack::plan::{Readiness, Vni};
 
 /// The prefix length of a shared network.
 const SHARED_NETWORK_LENGTH: u8 = 18;
@@ -74,6 +75,8 @@ pub(crate) struct ServiceDocument {
     pub(crate) network: ServiceNetwork,
     /// What else there is to know about it by name.
     pub(crate) naming: Naming,
+    /// How its instances are asked whether they are ready; `None`: they are as soon as they are attached.
+    pub(crate) readiness: Option<Readiness>,
 }
 
 /// A document's own text, and where it stood: what its rules are known by is their place in the file as it was applied.
@@ -368,9 +371,11 @@ fn service<'a>(
         .optional("network", |value| neighbours.service_network(value))
         .unwrap_or_default();
     let naming = naming(keys);
+    let readiness = keys.optional("readiness", readiness);
     Some(ServiceDocument {
         name: name?,
         network,
         naming: naming?,
+        readiness,
     })
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod naming;
+mod readiness;
 
 use super::decode::Value;
 use super::report::Report;

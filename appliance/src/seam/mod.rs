@@ -208,6 +208,13 @@ pub(crate) enum Event {
         /// The queries, in their order.
         queries: Vec<LoggedQuery>,
     },
+    /// An instance that is asked got ready, or no longer is.
+    Readiness {
+        /// Its port.
+        port: PortId,
+        /// Whether it is.
+        ready: bool,
+    },
     /// The process was asked to end (SIGTERM), and carries on a bounded time for a successor to take over: connect to
     /// the one that listens now, and say [`ToDatapath::Retire`] and [`ToDatapath::End`] to this one.
     Leaving,

@@ -391,6 +391,7 @@ fn plan() -> Plan {
             memberships: vec![Membership { vni, ipv4, ipv6 }],
             mtu,
             offloads: port == 0,
+            readiness: None,
         }
     };
     let named = |number: u8| {

@@ -14,7 +14,7 @@ const SERVICE: [u8; 4] = [172, 19, 0, 1];
 const SHOP_WEB_1: [u8; 4] = [172, 19, 1, 2];
 
 /// One shard of several of a host of the site.
-fn shard_of_site(number: u8, count: u8) -> Host {
+pub(super) fn shard_of_site(number: u8, count: u8) -> Host {
     let config = ShardConfig {
         id: ShardId(number),
         count: NonZeroU8::new(count).unwrap(),

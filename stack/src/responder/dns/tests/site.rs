@@ -162,6 +162,7 @@ pub(crate) fn plan() -> Plan {
             .collect(),
         mtu: Mtu::try_from(1390).unwrap(),
         offloads: true,
+        readiness: None,
     };
     let of = |number: u64, services: Vec<NamedService>| NetworkNames {
         vni: vni(number),
