@@ -11,7 +11,7 @@ use crate::SERVICE_ADDRESS;
 use crate::instances::Instances;
 
 /// Whether answers say that questions about the world beyond are taken (RFC 1035 §4.1.1, RA).
-const RECURSION_AVAILABLE: bool = false;
+const RECURSION_AVAILABLE: bool = true;
 
 /// Who asks: an application's instances on both hosts.
 const SHOP: [&str; 2] = ["shop-web-1", "shop-web-2"];
