@@ -15,10 +15,12 @@ pub(crate) struct DnsVerb {
 
 #[derive(Debug, Subcommand)]
 enum DnsSubverb {
-    /// Tells what an instance of this host would be answered, by the function that answers. Nothing is sent.
+    /// Tells what an instance of this host would be answered, by the function that answers. Only names of the world
+    /// outside are asked for.
     #[command(
         after_help = "Examples:\n  tidegate dns query db --from shop/web-1\n  tidegate dns query db.historian.internal \
-                      --type AAAA\n  tidegate dns query _http._tcp.web --type SRV\n  tidegate dns query 172.19.1.2\n\n\
+                      --type AAAA\n  tidegate dns query _http._tcp.web --type SRV\n  tidegate dns query 172.19.1.2\n  tidegate dns query \
+                      www.example.com.\n\n\
                       A name without a dot at its end is tried as the instance's resolv.conf says. That there is no \
                       such name is an answer, too: the exit code is 0."
     )]

@@ -281,3 +281,54 @@ fn instances_of_a_host_that_falls_silent_are_told_no_more_and_an_agent_that_begi
         assert_eq!(ipv4(answered(&mut agent, "web.shop.internal").await), one);
     });
 }
+
+#[test]
+fn a_name_outside_is_asked_for_beside_the_agents_loop_and_told_with_who_answered() {
+    let bench = Bench::new("names-outside");
+    run(async {
+        let mut agent = agent(&bench, 41_016).await;
+        let from = Some("shop/web-1");
+        let a = Some(RecordType::A);
+        let refused = words(&asked(&mut agent, "www.example.test.", a, from).await);
+        assert!(refused[0].contains("`dns.upstream` is empty"), "{refused:?}");
+        let localhost = words(&asked(&mut agent, "localhost.", a, from).await);
+        assert!(
+            localhost[0].starts_with("localhost NOERROR: 127.0.0.1 (nobody is asked"),
+            "{localhost:?}"
+        );
+
+        let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((length, asker)) = server.recv_from(&mut buffer).await {
+                // The question, and a private address.
+                let mut answer = buffer[..length - 11].to_vec();
+                answer[2..4].copy_from_slice(&[0x81, 0x80]);
+                answer[4..12].copy_from_slice(&[0, 1, 0, 1, 0, 0, 0, 0]);
+                answer.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\0\0\x01");
+                server.send_to(&answer, asker).await.unwrap();
+            }
+        });
+        let document = |more: &str| {
+            let text =
+                format!("host-id: edge-1\nsite: s\nordinal: 1\ndns: {{ upstream: [\"{address}\"]{more} }}\n");
+            host::parse(Path::new("host.yaml"), &text).unwrap()
+        };
+        agent.resolver = Resolver::new(&document(""));
+        let refused = words(&asked(&mut agent, "www.example.test.", a, from).await);
+        assert!(
+            refused[0].contains("REFUSED:  (the name server 127.0.0.1:"),
+            "{refused:?}"
+        );
+        assert!(
+            refused[0].contains("10.0.0.1") && refused[0].contains("`dns.private-domains`"),
+            "{refused:?}"
+        );
+        agent.resolver = Resolver::new(&document(", private-domains: [example.test]"));
+        let told = words(&asked(&mut agent, "www.example.test.", a, from).await);
+        let expected =
+            format!("www.example.test NOERROR: 10.0.0.1 (the name server {address} answered so in ");
+        assert!(told[0].starts_with(&expected), "{told:?}");
+    });
+}
