@@ -5,12 +5,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(
     bind9-dnsutils    # dig
-    dnsmasq-base      # name servers of the world outside
+    busybox           # a resolver of its own: nslookup, ping
+    dnsmasq-base      # names, beside ours, and name servers of the world outside
+    dnsperf           # questions by name, as many as are answered
     ethtool           # the foreign peer's kernel VXLAN device needs `tx off`
     faketime          # a host whose clock is in 1970
     iperf3            # load
     iproute2          # ip, bridge, ss
     iputils-ping      # ping -M do
+    knot-dnsutils     # kdig
+    musl-tools        # musl's getaddrinfo: a program is made with it
     netcat-openbsd    # UDP probes
     nftables          # the reference beside our filter
     nmap              # scans, of what isn't to be found
@@ -18,6 +22,7 @@ packages=(
     python3-scapy     # crafted frames
     tcpdump           # what the wire carries
     traceroute        # the path of an allowed flow
+    unbound           # names, beside ours; it is never started as a service
     wireguard-go      # the foreign peer; its age doesn't matter there
     wireguard-tools   # wg, to configure it
     g++               # the fuzzers' runtime is C++
@@ -37,8 +42,18 @@ elif [ "$(id -u)" -ne 0 ]; then
 else
     echo "packages: installing ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
+    # No service starts because its package came.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    if [[ " ${missing[*]} " == *" unbound "* ]] && command -v systemctl >/dev/null; then
+        systemctl --quiet disable unbound.service unbound-resolvconf.service || true
+    fi
 fi
 
 # A WireGuard that isn't ours and isn't in Debian, where side-by-side runs look for it too. Only root can start it.

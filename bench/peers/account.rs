@@ -10,10 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::command::run;
 use crate::keeper::PREFIX;
 
 /// The generator, as [`describe`] names it.
 const GENERATOR: &str = "peers generate";
+
+/// The priority of what runs in real time, as chrt takes it.
+pub(crate) const REAL_TIME: &str = "10";
 
 /// A contestant's cgroup.
 pub(crate) struct Account {
@@ -117,6 +121,36 @@ impl Account {
             outrank_other_sessions(pid);
         }
         Ok(())
+    }
+}
+
+/// Ordinary scheduling again, when it is dropped.
+pub(crate) struct InRealTime<'a>(&'a Account);
+
+impl Account {
+    /// Runs every thread in it before everything else that there is, until what this gives back is dropped.
+    pub(crate) fn in_real_time(&self) -> Result<InRealTime<'_>> {
+        let guard = InRealTime(self);
+        for pid in self.pids()? {
+            run(&[
+                "chrt",
+                "--all-tasks",
+                "--fifo",
+                "--pid",
+                REAL_TIME,
+                &pid.to_string(),
+            ])?;
+        }
+        Ok(guard)
+    }
+}
+
+impl Drop for InRealTime<'_> {
+    fn drop(&mut self) {
+        for pid in self.0.pids().unwrap_or_default() {
+            // It may have ended.
+            let _ = run(&["chrt", "--all-tasks", "--other", "--pid", "0", &pid.to_string()]);
+        }
     }
 }
 

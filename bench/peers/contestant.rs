@@ -11,15 +11,21 @@ use crate::account::Account;
 use crate::bridge::Bridge;
 use crate::generator::Protocol;
 use crate::kernel_vxlan::KernelVxlan;
+use crate::names::{self, OurNames, Resolver};
 use crate::ours::Ours;
 use crate::underlay::Device;
 use crate::userspace_wireguard::{Program, UserspaceWireguard};
 use crate::veth::Veth;
 
-/// One way to join two containers.
+/// One way to join two containers, or to answer what one asks by name.
 pub(crate) trait Contestant {
     /// What the table calls it.
     fn name(&self) -> &'static str;
+
+    /// What it is for.
+    fn task(&self) -> Task {
+        Task::Join
+    }
 
     /// Whether its two ends are on two hosts or on one.
     fn reach(&self) -> Reach;
@@ -54,6 +60,9 @@ pub(crate) fn all() -> Vec<Box<dyn Contestant>> {
         Box::new(Veth::new()),
         Box::new(Ours::new(Reach::SameHost, 1)),
         Box::new(Bridge::new()),
+        Box::new(OurNames),
+        Box::new(Resolver::new(names::Program::Dnsmasq)),
+        Box::new(Resolver::new(names::Program::Unbound)),
     ]
 }
 
@@ -66,6 +75,15 @@ pub(crate) struct Ends {
     pub(crate) server: String,
     /// The receiver's address.
     pub(crate) server_address: IpAddr,
+}
+
+/// What a contestant is for, and what a load is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Joining two containers.
+    Join,
+    /// Answering what a container asks by name.
+    Names,
 }
 
 /// How far apart the ends are.
@@ -113,9 +131,26 @@ pub(crate) enum Load {
     Connections(u16),
     /// The first echo after nothing was there.
     FirstPing,
+    /// Questions by name, as many as are answered.
+    Questions,
+    /// Questions by name, 10,000 a second.
+    PacedQuestions,
 }
 
 impl Load {
+    /// Whom it is asked of.
+    pub(crate) fn task(self) -> Task {
+        match self {
+            Self::Questions | Self::PacedQuestions => Task::Names,
+            Self::Streams(_)
+            | Self::Datagrams(_)
+            | Self::IdleRequests(_)
+            | Self::LoadedRequests(_)
+            | Self::Connections(_)
+            | Self::FirstPing => Task::Join,
+        }
+    }
+
     /// Whether it is measured over a wire without offloads too.
     pub(crate) fn is_bulk(self) -> bool {
         matches!(self, Self::Streams(_))
@@ -143,6 +178,8 @@ impl fmt::Display for Load {
             Self::Connections(1) => f.write_str("connections, one at a time"),
             Self::Connections(parallel) => write!(f, "connections, {parallel} at a time"),
             Self::FirstPing => f.write_str("first ping"),
+            Self::Questions => f.write_str("questions, as many as are answered"),
+            Self::PacedQuestions => f.write_str("questions, 10,000 a second"),
         }
     }
 }

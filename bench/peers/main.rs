@@ -6,7 +6,7 @@
 //! 1. [`Keeper`] sweeps what a former run left, and stays to sweep what this one leaves, however it ends.
 //! 2. Every [`contestant`] is built and stays up; idle ones cost nothing that can be seen.
 //! 3. [`measure`] loads it from one end to the other, with iperf3 or with our own [`generator`], and counts the CPU of
-//!    everything that took part.
+//!    everything that took part; or asks it for [`names`] with dnsperf, and counts the CPU of whoever answers.
 //! 4. [`report`] prints one table, JSON, and what the measure of each row is.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
@@ -19,6 +19,7 @@ mod generator;
 mod keeper;
 mod kernel_vxlan;
 mod measure;
+mod names;
 mod ours;
 mod report;
 mod underlay;
@@ -31,14 +32,14 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::account::Account;
-use crate::contestant::{Condition, Contestant, Load, Offloads, Reach};
+use crate::contestant::{Condition, Contestant, Load, Offloads, Reach, Task};
 use crate::generator::{Protocol, Role};
 use crate::keeper::Keeper;
 use crate::measure::{Durations, Measured, first_ping};
 use crate::report::{Report, Row};
 
 /// Measures tidegate beside wireguard-go, gotatun, boringtun, the kernel's VXLAN by itself and in these, a kernel
-/// bridge and a bare veth pair. Needs root.
+/// bridge and a bare veth pair; and its names beside dnsmasq and unbound. Needs root.
 #[derive(Parser)]
 #[command(name = "peers", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -183,6 +184,8 @@ impl Arguments {
             Load::LoadedRequests(Protocol::Tcp),
             Load::Connections(1),
             Load::Connections(16),
+            Load::Questions,
+            Load::PacedQuestions,
         ];
         let conditions = streams.chain(others).map(|load| Condition { offloads, load });
         conditions.filter(|condition| self.wants(*condition)).collect()
@@ -196,6 +199,12 @@ impl Arguments {
     fn contestants(&self) -> Vec<Box<dyn Contestant>> {
         let mut all = contestant::all();
         all.retain(|one| self.only.is_empty() || self.only.iter().any(|name| name == one.name()));
+        let conditions = self.conditions(Offloads::On).into_iter();
+        let conditions = conditions.chain(self.conditions(Offloads::Off));
+        let loads = conditions.map(|condition| condition.load);
+        let first = self.wants(FIRST_PING).then_some(Load::FirstPing);
+        let tasks: Vec<Task> = loads.chain(first).map(Load::task).collect();
+        all.retain(|one| tasks.contains(&one.task()));
         all
     }
 }
@@ -236,7 +245,8 @@ fn run(arguments: &Arguments) -> Result<Report> {
                 }
             }
             for condition in conditions {
-                for (contestant, account) in &contestants {
+                let of_task = |(contestant, _): &&Entrant| contestant.task() == condition.load.task();
+                for (contestant, account) in contestants.iter().filter(of_task) {
                     // Without an underlay there are no offloads of it: one figure is all there is.
                     if contestant.reach() == Reach::SameHost && *offloads == Offloads::Off {
                         continue;
@@ -271,8 +281,11 @@ fn build(contestant: &mut dyn Contestant, account: &Account) -> Result<()> {
 /// Builds everybody by itself in every round, and removes it again.
 fn first_pings(rounds: usize, contestants: &mut Vec<Entrant>, report: &mut Report) {
     for round in 1..=rounds {
-        contestants.retain_mut(
-            |(contestant, account)| match first_ping(contestant.as_mut(), account) {
+        contestants.retain_mut(|(contestant, account)| {
+            if contestant.task() != Task::Join {
+                return true;
+            }
+            match first_ping(contestant.as_mut(), account) {
                 Ok(milliseconds) => {
                     let measured = Measured::FirstPing { milliseconds };
                     report.note(contestant.as_ref(), FIRST_PING, round, measured);
@@ -282,7 +295,7 @@ fn first_pings(rounds: usize, contestants: &mut Vec<Entrant>, report: &mut Repor
                     report.leave_out(contestant.name(), &error);
                     false
                 }
-            },
-        );
+            }
+        });
     }
 }

@@ -13,6 +13,7 @@ use crate::command::{ip, run};
 use crate::contestant::{Contestant, Ends, Reach};
 use crate::download;
 use crate::keeper::PREFIX;
+use crate::names::OurNames;
 use crate::underlay::{Device, MTU};
 
 /// Every lab that [`Ours`] can be: what there is of them is taken down.
@@ -148,10 +149,11 @@ pub(crate) fn down() -> Result<()> {
     for variant in &VARIANTS {
         remove(&variant.lab())?;
     }
-    Ok(())
+    remove(&OurNames::lab())
 }
 
-fn remove(lab: &str) -> Result<()> {
+/// Takes a lab down, if it is there.
+pub(crate) fn remove(lab: &str) -> Result<()> {
     if Path::new("/run/tidegate-lab").join(lab).exists() {
         let binary = binary()?.display().to_string();
         run(&[binary.as_str(), "lab", "down", lab])?;
@@ -160,7 +162,7 @@ fn remove(lab: &str) -> Result<()> {
 }
 
 /// The binary to measure: `TIDEGATE_BIN`, or the one beside this program.
-fn binary() -> Result<PathBuf> {
+pub(crate) fn binary() -> Result<PathBuf> {
     let path = match env::var_os("TIDEGATE_BIN") {
         Some(path) => PathBuf::from(path),
         None => env::current_exe()

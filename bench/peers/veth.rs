@@ -15,8 +15,13 @@ pub(crate) struct Veth {
 impl Veth {
     /// Not built yet.
     pub(crate) fn new() -> Self {
+        Self::named("veth")
+    }
+
+    /// Not built yet, for something that is to run at its far end.
+    pub(crate) fn named(name: &str) -> Self {
         Self {
-            hosts: TwoHosts::named("veth"),
+            hosts: TwoHosts::named(name),
         }
     }
 }

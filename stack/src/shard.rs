@@ -9,7 +9,8 @@
 //!    its block → flow, or judge → glue.
 //!    A sender chooses the lane by the flow's home: what came by one is never handed over.
 //! 4. [`Shard::flush`]: what was glued goes to its ports.
-//! 5. `answers`: what the appliance says by itself, and how a denial is told to its sender; `names`: DNS.
+//! 5. `answers`: what the appliance says by itself, and how a denial is told to its sender; `names`: DNS; `readiness`: what
+//!    it asks instances.
 //!
 //! What another shard read comes by [`Shard::handle_handover`], and goes the way of 1. A flow is kept where its home is,
 //! one with a foreign peer on shard 0, which has the foreign lane: so what is to be sealed is never handed over. A packet
@@ -31,6 +32,7 @@ mod from_port;
 mod listing;
 mod names;
 mod pick_up;
+mod readiness;
 mod relief;
 mod to_tunnel;
 
@@ -42,6 +44,7 @@ use crate::frame::{Batch, Coalescer, Deliver, Frame, FramePool, PoolSizes};
 use crate::overlay::Neighbours;
 use crate::plan::{PeerId, PortId, PrivateKey};
 use crate::responder::RateLimit;
+use crate::responder::readiness::Prober;
 use crate::snapshot::{Policy, Snapshot};
 use crate::stats::{PortReport, Report};
 use crate::time::Instant;
@@ -112,6 +115,7 @@ pub struct Shard {
     plaintext: Box<[u8]>,
     counters: Counters,
     dns: Dns,
+    prober: Prober,
     icmp_errors: RateLimit,
     resets: RateLimit,
     relief: Relief,
@@ -137,6 +141,7 @@ impl Shard {
             plaintext: vec![0; LONGEST_PLAINTEXT].into_boxed_slice(),
             counters: Counters::default(),
             dns: Dns::new(config.count, config.seed),
+            prober: Prober::new(config.id.0, config.count.get(), config.seed),
             icmp_errors: RateLimit::icmp_errors(),
             resets: RateLimit::resets(),
             relief: Relief::default(),
@@ -193,6 +198,18 @@ impl Shard {
             };
             self.greet(&installed.greet, turn);
         }
+        let same_checks = self
+            .snapshot
+            .as_ref()
+            .is_some_and(|former| Arc::ptr_eq(former.checks(), snapshot.checks()));
+        if !same_checks {
+            let turn = &mut Turn {
+                policy: &policy,
+                now,
+                egress,
+            };
+            self.with_prober(turn, |prober, send| prober.install(snapshot.checks(), now, send));
+        }
         self.next_tick.get_or_insert(now + TICK_INTERVAL);
         self.snapshot.replace(snapshot)
     }
@@ -230,7 +247,8 @@ impl Shard {
         self.coalescer.flush(&mut self.pool, &mut ports);
     }
 
-    /// Does what is due at `now`: queries and connections for DNS, sessions, questions to neighbours, expired flows and fragments.
+    /// Does what is due at `now`: queries and connections for DNS, questions to instances, sessions, questions to neighbours,
+    /// expired flows and fragments.
     pub fn handle_timeout(&mut self, now: Instant, egress: &mut impl Egress) {
         let (Some(due), Some(snapshot)) = (self.next_tick, self.snapshot.clone()) else {
             return;
@@ -241,6 +259,7 @@ impl Shard {
             egress,
         };
         self.expire_dns(turn);
+        self.ask_instances(turn);
         if now < due {
             return;
         }
@@ -272,14 +291,15 @@ impl Shard {
 
     /// When [`Shard::handle_timeout`] wants to be called next; `None` before the first plan.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let streams = self.dns.poll_timeout();
-        self.next_tick
-            .map(|tick| streams.map_or(tick, |due| due.min(tick)))
+        let tick = self.next_tick?;
+        let others = [self.dns.poll_timeout(), self.prober.poll_timeout()];
+        Some(others.into_iter().flatten().fold(tick, Instant::min))
     }
 
     /// The next thing that somebody else should know: a hint, as it may get lost.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.dns.poll_question().map(Event::Question)
+        let event = self.dns.poll_event();
+        event.or_else(|| self.prober.poll_event())
     }
 
     /// The state.
@@ -297,6 +317,7 @@ impl Shard {
             neighbours: self.neighbours.len() as u64,
             neighbours_capacity: Neighbours::CAPACITY as u64,
             dns: self.dns.report(),
+            readiness: self.prober.reports().collect(),
         }
     }
 

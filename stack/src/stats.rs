@@ -2,6 +2,7 @@
 
 use crate::drop::DropReason;
 use crate::plan::{PeerId, PortId, Vni};
+use crate::responder::readiness::ProbeError;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
@@ -31,6 +32,26 @@ pub struct Report {
     /// What was asked at service addresses.
     #[serde(default)]
     pub dns: DnsReport,
+    /// Per instance that is asked whether it is ready, by port.
+    #[serde(default)]
+    pub readiness: Vec<ReadinessReport>,
+}
+
+/// What is known of an instance that is asked whether it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadinessReport {
+    /// Its port.
+    pub port: PortId,
+    /// Whether it is; `None`: it isn't known yet.
+    pub ready: Option<bool>,
+    /// Failures since the last success.
+    pub failures: u32,
+    /// Why it failed last; `None` after a success.
+    pub error: Option<ProbeError>,
+    /// How often it was asked.
+    pub asked: u64,
+    /// How often a question was put off, because too many others were open.
+    pub postponed: u64,
 }
 
 /// DNS at service addresses.
@@ -51,6 +72,9 @@ pub struct DnsReport {
     pub faulty: u64,
     /// Cut off, to be asked for again over TCP.
     pub truncated: u64,
+    /// Queries that were to be told one by one, and found no room.
+    #[serde(default)]
+    pub unlogged: u64,
     /// TCP connections there are.
     pub connections: u64,
     /// TCP connections that were cut: too slow, or what they sent was no query.
@@ -88,6 +112,7 @@ impl DnsReport {
         self.refused += more.refused;
         self.faulty += more.faulty;
         self.truncated += more.truncated;
+        self.unlogged += more.unlogged;
         self.connections += more.connections;
         self.connections_cut += more.connections_cut;
         self.asked += more.asked;

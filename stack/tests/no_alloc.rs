@@ -460,6 +460,7 @@ fn queries_are_answered_without_an_allocation() {
     };
     plan.names = vec![NetworkNames {
         vni,
+        log: false,
         services: vec![NamedService {
             id: plan.instances[0].service_id(),
             order: AnswerOrder::Rotate,

@@ -1,8 +1,8 @@
-//! Names: what instances ask for and are answered, on every host the same, and how soon it follows what happens.
+//! Names: what instances ask for and are answered, on every host the same. How soon it follows what happens is told by
+//! `scaling.rs`.
 #![expect(clippy::print_stdout, reason = "a story tells what it measured")]
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -33,9 +33,6 @@ services:
 ";
 const HISTORIAN: &str = "tenant: acme\nname: historian\nnetwork: { shared-application-network: floor }\nservices: [ { name: db } ]\n";
 const BLUE: &str = "tenant: acme\nname: blue\nservices: [ { name: secret } ]\n";
-
-/// What must be within this of an attach or a detach, on every host.
-const SOON: Duration = Duration::from_secs(1);
 
 /// The service address of every application's own network.
 const SERVICE_ADDRESS: &str = "172.19.0.1";
@@ -106,10 +103,6 @@ fn own_addresses(lab: &Lab, host: &str, application: &str, instance: &str) -> Re
     Ok([address(0)?, address(1)?])
 }
 
-fn namespace_of(lab: &Lab, instance: &str) -> String {
-    format!("/run/netns/{}", lab.namespace(instance))
-}
-
 #[test]
 fn instances_are_found_by_name_on_every_host_and_only_by_those_who_may() -> Result<()> {
     let files = [
@@ -125,7 +118,6 @@ fn instances_are_found_by_name_on_every_host_and_only_by_those_who_may() -> Resu
     views(&lab)?;
     resolvers(&lab)?;
     verbs(&lab)?;
-    changes(&lab)?;
     lab.close()
 }
 
@@ -298,62 +290,4 @@ fn verbs(lab: &Lab) -> Result<()> {
     let nobody = lab.attempt_tidegate("h1", &["dns", "query", "db", "--from", "shop/web-9"])?;
     ensure!(nobody.status.code() == Some(3), "{nobody:?}");
     Ok(())
-}
-
-/// Names follow instances within a second, and what others are told goes on meanwhile.
-fn changes(lab: &Lab) -> Result<()> {
-    let namespace = namespace_of(lab, "shop-web-2");
-    let keys = [
-        "--netns",
-        &namespace,
-        "--application",
-        "shop",
-        "--tenant",
-        "acme",
-        "--service",
-        "web",
-        "--instance",
-        "2",
-    ];
-    let both = short(lab, "shop-web-1", "web.shop.internal A")?;
-    ensure!(both.len() == 2, "{both:?}");
-    for round in 1..=3 {
-        for (verb, expected) in [("detach", 1), ("attach", 2)] {
-            let words: Vec<&str> = std::iter::once(verb).chain(keys).collect();
-            lab.tidegate("h2", &words)?;
-            let done = Instant::now();
-            let told = told_within(lab, expected, done)?;
-            println!(
-                "round {round}: {verb} on h2 is known on both hosts {} ms later",
-                told.as_millis()
-            );
-            ensure!(told <= SOON, "{verb} was known after {told:?}");
-        }
-    }
-    let gone = short(lab, "shop-web-1", "web-2.shop.internal A")?;
-    ensure!(gone.len() == 1, "{gone:?}");
-    Ok(())
-}
-
-/// How long after `done` both hosts tell so many addresses of web; an error or an empty answer in between is one too many.
-fn told_within(lab: &Lab, expected: usize, done: Instant) -> Result<Duration> {
-    loop {
-        let mut right = true;
-        for asker in ["shop-web-1", "shop-db-1"] {
-            let text = dig(lab, asker, "web.shop.internal A")?;
-            ensure!(text.contains("status: NOERROR"), "{text}");
-            let count = text.lines().filter(|line| line.contains("\tA\t")).count();
-            ensure!(count > 0, "an empty answer while an instance is there: {text}");
-            right &= count == expected;
-        }
-        let elapsed = done.elapsed();
-        if right {
-            return Ok(elapsed);
-        }
-        ensure!(
-            elapsed < Duration::from_secs(5),
-            "not {expected} addresses after {elapsed:?}"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
 }

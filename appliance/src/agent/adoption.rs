@@ -56,6 +56,11 @@ impl Agent {
                 self.tell_problem(format!("{error:#}"));
             }
         }
+        if self.asks_instances() {
+            // What a former agent told by name must not be taken back for a moment.
+            let report = self.datapath.report().await?;
+            self.note_readiness(&report);
+        }
         match self.plan(&self.intent) {
             Ok(plan) if self.in_force == Some(plan.digest) => {
                 self.epoch = self.datapath.report().await?.epoch;

@@ -3,6 +3,7 @@
 //! One JSON file, replaced whole: written beside, synced, renamed. A file that can't be understood is set aside under
 //! another name with an error in the log, and the agent starts with an empty one.
 
+use super::overlap::Renumbered;
 use super::reconcile::{Allocations, Attachment, KnownHosts, PeerNumbers};
 use super::underlay::Tuned;
 use crate::config::application::Source;
@@ -46,6 +47,9 @@ pub(crate) struct Record {
     /// The other hosts of the site, as their last records told.
     #[serde(default)]
     pub(crate) hosts: KnownHosts,
+    /// The networks' prefixes in place of those of the host document, when they were moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) renumbered: Option<Renumbered>,
     /// The last time that this host knew, in seconds of the Unix epoch; 0 for none.
     #[serde(default)]
     pub(crate) last_time: u64,

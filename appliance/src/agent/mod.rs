@@ -32,9 +32,11 @@ pub(crate) mod keys;
 mod lanes;
 mod memberships;
 mod names;
+pub(crate) mod overlap;
 mod peers;
 mod policy;
 mod query;
+mod readiness;
 pub(crate) mod reconcile;
 mod reports;
 mod resolver;
@@ -45,7 +47,7 @@ mod trace;
 pub(crate) mod underlay;
 
 use crate::cli::Places;
-use crate::config::host::{self, HostDocument};
+use crate::config::host::{self, HostDocument, NetworkDocument};
 use crate::seam::{Event, PlanDigest};
 use anyhow::Context as _;
 use api::{Call, ConnectionId, Refusal, Request, Response};
@@ -54,6 +56,8 @@ use datapath::{DatapathClient, EncodedPlan, Greeting};
 use handover::Retired;
 use journal::{Journal, Record};
 use lanes::{ForeignLane, LaneProblems, Lanes};
+use overlap::Overlap;
+use readiness::KnownReadiness;
 use reconcile::{Applications, Inputs, Keys};
 use resolver::Resolver;
 use site::SiteLink;
@@ -124,6 +128,9 @@ struct Intent {
 struct Agent {
     places: Places,
     host: HostDocument,
+    /// The networks as the host document has them; the host has others when they were moved.
+    documented_network: NetworkDocument,
+    overlaps: Vec<Overlap>,
     keys: Keys,
     underlay: Underlay,
     journal: Journal,
@@ -137,6 +144,7 @@ struct Agent {
     successors_lanes: Option<Lanes>,
     site: SiteLink,
     resolver: Resolver,
+    readiness: KnownReadiness,
     /// What connections prepared and haven't committed yet.
     reservations: BTreeMap<ConnectionId, Reservation>,
     datapath: DatapathClient,
@@ -156,7 +164,7 @@ struct Agent {
 }
 
 impl Agent {
-    fn begin(places: &Places, host: HostDocument) -> anyhow::Result<Self> {
+    fn begin(places: &Places, mut host: HostDocument) -> anyhow::Result<Self> {
         let keys = keys::load(&host, &places.state_dir)?;
         let (journal, record) = Journal::open(&places.state_dir)
             .with_context(|| format!("the journal in {} can't be read", places.state_dir.display()))?;
@@ -167,10 +175,14 @@ impl Agent {
             );
             Underlay { device: host.cluster.interface.clone(), mtu: underlay::USUAL_MTU, addresses: Vec::new() }
         });
+        let documented_network = host.network;
+        host.network = overlap::in_force(&documented_network, &record);
         let resolver = Resolver::new(&host);
         let mut agent = Self {
             places: places.clone(),
             host,
+            documented_network,
+            overlaps: Vec::new(),
             keys,
             underlay,
             journal,
@@ -184,6 +196,7 @@ impl Agent {
             successors_lanes: None,
             site: SiteLink::default(),
             resolver,
+            readiness: KnownReadiness::default(),
             reservations: BTreeMap::new(),
             datapath: DatapathClient::new(places.datapath_socket()),
             leaving: false,
@@ -204,6 +217,8 @@ impl Agent {
         if !agent.has_site() {
             agent.intent.record.hosts.clear();
         }
+        agent.look_at_lans();
+        agent.readiness.keep(&agent.intent);
         agent.apply_boot_folder();
         // They stay true whatever comes into force later.
         agent.boot_problems = std::mem::take(&mut agent.problems);
@@ -241,6 +256,8 @@ impl Agent {
                 event = self.datapath.event() => match event {
                     Some(Event::PortGone { port }) => self.handle_port_gone(port).await,
                     Some(Event::Question { question }) => self.resolver.handle_question(question),
+                    Some(Event::Queries { queries }) => self.log_queries(&queries),
+                    Some(Event::Readiness { .. }) => self.readiness.hint(),
                     Some(Event::Leaving) => self.leaving = true,
                     None => {
                         self.leaving = false;
@@ -260,6 +277,7 @@ impl Agent {
                 told = self.resolver.found() => self.tell_answers(told).await,
                 _ = name_servers.tick() => self.resolver.look(),
                 () = self.site.changed() => self.note_site().await,
+                () = self.readiness.due(), if connected && self.asks_instances() => self.look_at_readiness().await,
                 _ = devices.tick(), if !self.queues.is_empty() => self.look_at_devices().await,
                 _ = underlay.tick() => self.look_at_underlay().await,
             }
@@ -321,6 +339,7 @@ impl Agent {
             attachments: &intent.record.attachments,
             hosts: &intent.record.hosts,
             silent: &self.site.unnamed,
+            ready: self.readiness.ready(),
             peers: &intent.record.peers,
             keys: &self.keys,
             underlay_mtu: self.underlay.mtu,
@@ -338,6 +357,7 @@ impl Agent {
     /// Keeps an intent, and puts it in force on every shard. When it can't be, nothing has changed. The datapath must
     /// be there: it isn't looked for between two steps of one change.
     async fn put_in_force(&mut self, intent: Intent) -> Result<u64, Refusal> {
+        self.readiness.keep(&self.intent);
         let plan = self.plan(&intent).map_err(Refusal::of_all)?;
         // Kept first: what is in force and would be forgotten can't be taken back when the disk is full.
         let former = std::mem::replace(&mut self.intent, intent);
@@ -400,17 +420,21 @@ impl Agent {
         {
             self.tell_problem(format!("{error:#}"));
         }
-        let Ok(found) = underlay::find(&self.host) else {
-            return;
-        };
-        if found == self.underlay {
-            return;
+        let moved = self.look_at_lans();
+        match underlay::find(&self.host) {
+            Ok(found) if found != self.underlay => {
+                tracing::info!(
+                    device = found.device, mtu = found.mtu, addresses = ?found.addresses, "the underlay changed"
+                );
+                self.underlay = found;
+                self.set_fragmentation();
+            }
+            Ok(_) | Err(_) if !moved => return,
+            Ok(_) | Err(_) => {}
         }
-        tracing::info!(
-            device = found.device, mtu = found.mtu, addresses = ?found.addresses, "the underlay changed"
-        );
-        self.underlay = found;
-        self.set_fragmentation();
+        if moved && let Err(error) = self.save() {
+            self.tell_problem(format!("{error:#}"));
+        }
         if self.datapath.is_connected()
             && let Err(Refusal { problems, .. }) = self.put_in_force(self.intent.clone()).await
         {

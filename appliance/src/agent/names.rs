@@ -6,6 +6,7 @@
 use super::api::{NameLine, NameList, RecordType};
 use super::{Agent, Refusal, Response};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use tidegate_stack::event::{LoggedQuery, Origin};
 use tidegate_stack::plan::{NamedInstance, NamedService, Network, NetworkKind, Plan, Vni};
 
 /// The name under which all others are.
@@ -28,6 +29,24 @@ pub(super) enum Spelling {
 }
 
 impl Agent {
+    /// Logs what instances asked whose documents say so.
+    pub(super) fn log_queries(&self, queries: &[LoggedQuery]) {
+        for query in queries {
+            let origin = match query.origin {
+                Origin::Names => "names",
+                Origin::Memory => "memory",
+                Origin::Upstream => "upstream",
+            };
+            tracing::info!(
+                instance = %self.instance_of(query.port),
+                question = %query.question,
+                answer = query.rcode.label(),
+                origin,
+                "query"
+            );
+        }
+    }
+
     /// `show names`.
     pub(super) fn show_names(&self) -> Result<Response, Refusal> {
         let plan = self.plan_of(&self.intent)?;
@@ -59,6 +78,24 @@ impl Agent {
             }
         }
         records
+    }
+
+    /// An instance that isn't ready, and why, as far as that is known here.
+    fn not_ready(&self, network: &Network, instance: &NamedInstance, place: &str) -> String {
+        let mut attachments = self.intent.record.attachments.iter();
+        let here = attachments.find(|attachment| {
+            let memberships = self.memberships(attachment);
+            memberships
+                .iter()
+                .any(|membership| membership.vni == network.vni && membership.ipv4 == instance.ipv4)
+        });
+        match here {
+            Some(attachment) => {
+                let why = self.why_not_ready(attachment.port);
+                format!("{place}, which isn't ready: {why}")
+            }
+            None => format!("{place}, which isn't ready"),
+        }
     }
 
     /// An instance and its host, which is told by the block that the address is in.
@@ -121,7 +158,7 @@ impl Zone<'_> {
                 let place = self.agent.place_of(self.network, instance);
                 match instance.ready {
                     true => (instance, place),
-                    false => (instance, format!("{place}, which isn't ready")),
+                    false => (instance, self.agent.not_ready(self.network, instance, &place)),
                 }
             })
             .collect();

@@ -73,6 +73,11 @@ impl Agent {
     /// `show instances`.
     pub(super) async fn instances(&mut self) -> Response {
         let report = self.datapath.report().await.ok();
+        if let Some(report) = &report
+            && self.note_readiness(report)
+        {
+            self.tell_readiness().await;
+        }
         let traffic = |port: PortId| {
             let ports = &report.as_ref()?.ports;
             Some(ports.iter().find(|line| line.port == port)?.traffic)
@@ -89,6 +94,7 @@ impl Agent {
             mtu: attachment.mtu.get(),
             addresses: addresses(&attachment.memberships),
             re_attach_needed: self.re_attach_needed(attachment),
+            readiness: self.readiness_line(attachment),
             traffic: traffic(attachment.port),
         });
         let instances = lines.collect();
@@ -176,6 +182,7 @@ impl Agent {
                 .chain(self.resolver.problems())
                 .chain(&self.boot_problems)
                 .cloned()
+                .chain(self.overlap_problems())
                 .collect(),
         }))
     }
@@ -228,7 +235,7 @@ impl Agent {
         }
     }
 
-    fn instance_of(&self, port: PortId) -> String {
+    pub(super) fn instance_of(&self, port: PortId) -> String {
         let attachment = self
             .intent
             .record

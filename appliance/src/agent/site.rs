@@ -290,7 +290,7 @@ impl Agent {
             service: attachment.service.clone(),
             number: attachment.number,
             addresses: self.memberships(attachment),
-            ready: true,
+            ready: self.is_ready(attachment),
         });
         let generations = [Some(lanes), self.successors_lanes.as_ref()];
         RecordBody {

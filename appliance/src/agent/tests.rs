@@ -2,6 +2,7 @@
 
 mod handover;
 mod names;
+mod readiness;
 mod shared;
 mod site;
 

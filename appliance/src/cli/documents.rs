@@ -4,7 +4,8 @@ use super::client::AgentClient;
 use super::output::{self, Form, table};
 use super::{Failure, Places};
 use crate::agent::api::{
-    ApplicationList, Change, DocumentText, InstanceList, NameList, NetworkList, Request, Response,
+    ApplicationList, Change, DocumentText, InstanceLine, InstanceList, NameList, NetworkList, Request,
+    Response,
 };
 use crate::config::host::DEFAULT_TENANT;
 use clap::{Args, ValueEnum};
@@ -193,12 +194,7 @@ fn instances(list: &InstanceList) -> String {
             line.interface.clone(),
             line.mtu.to_string(),
             addresses.join(" "),
-            if line.re_attach_needed {
-                "re-attach needed"
-            } else {
-                "attached"
-            }
-            .to_owned(),
+            state(line),
         ]
     });
     let elsewhere = list.elsewhere.iter().map(|line| {
@@ -225,6 +221,28 @@ fn instances(list: &InstanceList) -> String {
         ],
         rows.chain(elsewhere),
     )
+}
+
+/// What is to be known of an instance of this host at a glance.
+fn state(line: &InstanceLine) -> String {
+    if line.re_attach_needed {
+        return "re-attach needed".to_owned();
+    }
+    let Some(readiness) = line.readiness.as_ref() else {
+        return "attached".to_owned();
+    };
+    let since = readiness.since_s.map(|seconds| format!(" for {seconds} s"));
+    let since = since.unwrap_or_default();
+    if readiness.ready {
+        return format!("ready{since}");
+    }
+    match &readiness.error {
+        Some(error) => format!(
+            "not ready{since}: {error} ({}, {} in a row)",
+            readiness.asked, readiness.failures
+        ),
+        None => format!("not ready{since}: not asked yet ({})", readiness.asked),
+    }
 }
 
 fn names(list: &NameList) -> String {

@@ -5,15 +5,16 @@ use super::access::{Neighbours, ServiceNetwork};
 use super::decode::{Keys, Unique, Value};
 use super::host::DEFAULT_TENANT;
 use super::naming::{Naming, naming};
+use super::readiness::readiness;
 use super::report::Report;
-use super::values::{ipv4_prefix, label, line, network_name, service_name, vni};
+use super::values::{chosen, ipv4_prefix, label, line, network_name, service_name, vni};
 use super::yaml;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
-use tidegate_stack::plan::Vni;
+use tidegate_stack::plan::{Readiness, Vni};
 
 /// The prefix length of a shared network.
 const SHARED_NETWORK_LENGTH: u8 = 18;
@@ -35,6 +36,8 @@ pub(crate) struct ApplicationDocument {
     pub(crate) vni: Option<Vni>,
     /// The networks that it shares with other applications, in its order.
     pub(crate) shared: Vec<SharedNetworkDocument>,
+    /// Whether what its instances ask for by name is logged.
+    pub(crate) query_log: bool,
     /// What it consists of.
     pub(crate) services: Vec<ServiceDocument>,
     /// Where it came from: [`parse_again`] makes the same document of it.
@@ -72,6 +75,8 @@ pub(crate) struct ServiceDocument {
     pub(crate) network: ServiceNetwork,
     /// What else there is to know about it by name.
     pub(crate) naming: Naming,
+    /// How its instances are asked whether they are ready; `None`: they are as soon as they are attached.
+    pub(crate) readiness: Option<Readiness>,
 }
 
 /// A document's own text, and where it stood: what its rules are known by is their place in the file as it was applied.
@@ -219,6 +224,7 @@ fn application(
         };
         let shared = network.as_ref().and_then(|network| network.shared.clone());
         let neighbours = Neighbours::new(&tenant, name.as_ref(), shared);
+        let query_log = keys.optional("dns", dns).unwrap_or_default();
         let services = keys.required("services", |value| services(value, &neighbours));
         let network = network?;
         Some(ApplicationDocument {
@@ -227,9 +233,20 @@ fn application(
             version,
             vni: network.vni,
             shared: network.shared?,
+            query_log,
             services: services?,
             source,
         })
+    })
+}
+
+/// An application's `dns`: whether its queries are logged.
+fn dns(value: &Value<'_>) -> Option<bool> {
+    value.group(|keys| {
+        let log = keys.optional("query-log", |value| {
+            chosen(value, &[("on", true), ("off", false)])
+        });
+        Some(log.unwrap_or_default())
     })
 }
 
@@ -354,9 +371,11 @@ fn service<'a>(
         .optional("network", |value| neighbours.service_network(value))
         .unwrap_or_default();
     let naming = naming(keys);
+    let readiness = keys.optional("readiness", readiness);
     Some(ServiceDocument {
         name: name?,
         network,
         naming: naming?,
+        readiness,
     })
 }

@@ -4,7 +4,7 @@ use super::Problems;
 use super::decode::{Keys, Unique, Value};
 use super::report::Report;
 use super::values::{
-    device, domain, endpoint, ipv4_prefix, label, name_server, number16, ordinal, path, public_key,
+    chosen, device, domain, endpoint, ipv4_prefix, label, name_server, number16, ordinal, path, public_key,
     station_address, switch, vni,
 };
 use ipnet::Ipv4Net;
@@ -191,13 +191,25 @@ pub(crate) struct FeaturesDocument {
     pub(crate) multi_queue: Switch,
 }
 
+/// What is done about a network's prefix that a LAN has, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OnOverlap {
+    /// It is told.
+    #[default]
+    Report,
+    /// The prefix is moved.
+    Renumber,
+}
+
 /// The site's address plan; the same on all of its hosts.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NetworkDocument {
     /// Every application network's prefix, a /16.
     pub(crate) application_prefix: Ipv4Net,
     /// What shared networks are cut from, a /11.
     pub(crate) shared_prefix: Ipv4Net,
+    /// What is done when a LAN has addresses of theirs.
+    pub(crate) on_overlap: OnOverlap,
 }
 
 impl Default for NetworkDocument {
@@ -205,6 +217,7 @@ impl Default for NetworkDocument {
         Self {
             application_prefix: DEFAULT_APPLICATION_PREFIX,
             shared_prefix: DEFAULT_SHARED_PREFIX,
+            on_overlap: OnOverlap::default(),
         }
     }
 }
@@ -447,6 +460,8 @@ fn features(value: &Value<'_>) -> Option<FeaturesDocument> {
     })
 }
 
+const ON_OVERLAP: [(&str, OnOverlap); 2] = [("report", OnOverlap::Report), ("renumber", OnOverlap::Renumber)];
+
 fn network(value: &Value<'_>) -> Option<NetworkDocument> {
     value.group(|keys| {
         let application = keys
@@ -463,9 +478,11 @@ fn network(value: &Value<'_>) -> Option<NetworkDocument> {
                 "an instance tells its networks apart by their prefixes: move one of them",
             );
         }
+        let on_overlap = keys.optional("on-overlap", |value| chosen(value, &ON_OVERLAP));
         Some(NetworkDocument {
             application_prefix: application,
             shared_prefix: shared,
+            on_overlap: on_overlap.unwrap_or_default(),
         })
     })
 }
@@ -529,6 +546,7 @@ fn sized_prefix(value: &Value<'_>, length: u8) -> Option<Ipv4Net> {
     }
 }
 
-fn overlap(left: Ipv4Net, right: Ipv4Net) -> bool {
+/// Whether two prefixes have an address in common.
+pub(crate) fn overlap(left: Ipv4Net, right: Ipv4Net) -> bool {
     left.contains(&right) || right.contains(&left)
 }

@@ -5,7 +5,7 @@
 //! 1. [`yaml`] reads text into a tree that remembers where every key and value stands, and keeps what a map would
 //!    lose (keys set twice). It bounds size, depth and what aliases expand to.
 //! 2. `decode` walks that tree: wrong kinds, missing keys, unknown keys with the nearest legal one.
-//! 3. [`host`], [`application`] (with [`access`] and [`naming`]) and [`topology`] turn leaves into domain types and check what spans several keys.
+//! 3. [`host`], [`application`] (with [`access`], [`naming`] and [`readiness`]) and [`topology`] turn leaves into domain types and check what spans several keys.
 //!
 //! No room stops at the first error: a [`problem::Problem`] is reported with its place and the walk goes on. A document either
 //! comes out whole and legal, or not at all, as [`Problems`]. Nothing here knows what a host does with a document.
@@ -17,6 +17,7 @@ mod decode;
 pub(crate) mod host;
 pub(crate) mod naming;
 mod problem;
+mod readiness;
 mod report;
 mod spelling;
 pub(crate) mod topology;

@@ -2,6 +2,7 @@
 
 mod access;
 mod naming;
+mod readiness;
 
 use super::decode::Value;
 use super::report::Report;
@@ -90,6 +91,7 @@ fn a_full_host_document_decodes_to_what_it_says() {
     assert_eq!(document.datapath.shards.map(std::num::NonZeroU8::get), Some(64));
     assert_eq!(document.datapath.features.vnet_header, host::Switch::Off);
     assert_eq!(document.network.application_prefix.to_string(), "10.64.0.0/16");
+    assert_eq!(document.network.on_overlap, host::OnOverlap::Renumber);
     let host::UpstreamDocument::Servers(servers) = &document.dns.upstream else {
         panic!("a list")
     };

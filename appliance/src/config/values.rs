@@ -5,7 +5,9 @@ use super::decode::Value;
 use super::spelling::nearest;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 use tidegate_stack::plan::{HostOrdinal, PortRange, PublicKey, Vni};
 
 /// Longest DNS label (RFC 1035 §2.3.4).
@@ -241,6 +243,48 @@ pub(super) fn rate(value: &Value<'_>, max: u64) -> Option<u32> {
             "such as `200/s`",
         ),
     }
+}
+
+/// The units of durations, and the milliseconds in each.
+const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+
+/// How long: `200ms`, `5s`, `1m` or `1h`.
+pub(super) fn duration(value: &Value<'_>, range: RangeInclusive<Duration>) -> Option<Duration> {
+    let word = value.word()?;
+    let digits = word.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = word.strip_prefix(digits).unwrap_or_default();
+    let factor = UNITS
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .map(|(_, factor)| factor);
+    match (digits.trim_end().parse::<u64>(), factor) {
+        (Ok(number), Some(factor)) => {
+            let duration = Duration::from_millis(number.saturating_mul(*factor));
+            if range.contains(&duration) {
+                return Some(duration);
+            }
+            let (shortest, longest) = (shown(*range.start()), shown(*range.end()));
+            value.refuse(format!("is {word}, and must be {shortest} to {longest}"))
+        }
+        (Ok(number), None) if unit.is_empty() => value.refuse_with(
+            "has no unit, and must be a time",
+            format!("write `{number}s`, or with ms, m or h"),
+        ),
+        _ => value.refuse_with(
+            format!("is `{word}`, and must be a time: a whole number and ms, s, m or h"),
+            "such as `5s`",
+        ),
+    }
+}
+
+/// A duration in its largest unit.
+fn shown(duration: Duration) -> String {
+    let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let mut units = UNITS.iter().rev();
+    let whole = units.find(|(_, factor)| milliseconds.is_multiple_of(*factor));
+    whole.map_or_else(String::new, |(unit, factor)| {
+        format!("{}{unit}", milliseconds / factor)
+    })
 }
 
 /// An IP address.

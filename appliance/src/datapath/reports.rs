@@ -16,10 +16,13 @@ pub(super) fn add_up(reports: impl IntoIterator<Item = Report>) -> Report {
         total.neighbours += report.neighbours;
         total.neighbours_capacity += report.neighbours_capacity;
         total.dns.add(&report.dns);
+        total.readiness.extend(report.readiness);
         join(&mut total.ports, report.ports, |port| port.port, add_port);
         join(&mut total.peers, report.peers, |peer| peer.peer, add_peer);
         join(&mut total.drops, report.drops, |drop| drop.reason, add_drop);
     }
+    // Each port is asked by one shard.
+    total.readiness.sort_by_key(|readiness| readiness.port);
     total
 }
 
@@ -76,6 +79,7 @@ mod tests {
     use super::*;
     use tidegate_stack::drop::DropReason;
     use tidegate_stack::plan::{PeerId, PortId};
+    use tidegate_stack::stats::ReadinessReport;
 
     fn report(port: u32, age: Option<u64>, drops: u64) -> Report {
         let traffic = Traffic {
@@ -105,6 +109,14 @@ mod tests {
                 last: None,
             }],
             flows: 7,
+            readiness: vec![ReadinessReport {
+                port: PortId(port),
+                ready: Some(true),
+                failures: 0,
+                error: None,
+                asked: 1,
+                postponed: 0,
+            }],
             ..Report::default()
         }
     }
@@ -116,7 +128,9 @@ mod tests {
 
     #[test]
     fn shards_add_up_and_the_freshest_session_speaks() {
-        let total = add_up([report(2, None, 3), report(1, Some(9), 4), report(2, Some(20), 0)]);
+        let mut third = report(2, Some(20), 0);
+        third.readiness.clear();
+        let total = add_up([report(2, None, 3), report(1, Some(9), 4), third]);
         assert_eq!(total.flows, 21);
         let ports: Vec<_> = total
             .ports
@@ -124,6 +138,8 @@ mod tests {
             .map(|port| (port.port.0, port.traffic.sent_bytes))
             .collect();
         assert_eq!(ports, [(1, 4), (2, 8)]);
+        let asked: Vec<_> = total.readiness.iter().map(|line| line.port.0).collect();
+        assert_eq!(asked, [1, 2]);
         assert_eq!(total.peers.len(), 1);
         assert_eq!(total.peers[0].handshake_age_ms, Some(9));
         assert_eq!(total.peers[0].traffic.received_packets, 3);

@@ -13,21 +13,23 @@ use rustix::process::Pid;
 use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU16};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_stack::egress::ShardId;
 use tidegate_stack::flow::Quotas;
 use tidegate_stack::frame::PoolSizes;
 use tidegate_stack::plan::{
     ForeignReach, HostOrdinal, Instance, InstanceIndex, Membership, Mtu, Network, NetworkKind,
-    NetworkNumbers, Peer, PeerId, PeerNetworks, Plan, PortId, PrivateKey, Reach, Vni, site_ipv6_prefix,
+    NetworkNumbers, Peer, PeerId, PeerNetworks, Plan, PortId, PrivateKey, ProbeFailures, ProbeInterval,
+    Reach, Readiness, ReadinessQuestion, Vni, site_ipv6_prefix,
 };
+use tidegate_stack::responder::readiness::ProbeError;
 use tidegate_stack::shard::ShardConfig;
 
 /// A datapath in this process, which ends with the value.
@@ -145,6 +147,7 @@ fn plan(ports: &[u32]) -> Plan {
         memberships: Vec::new(),
         mtu: Mtu::try_from(1390).unwrap(),
         offloads: true,
+        readiness: None,
     };
     Plan {
         services: Vec::new(),
@@ -584,6 +587,61 @@ fn a_datapath_that_stands_by_delivers_and_reads_no_port_until_it_is_told_and_non
         assert_eq!(hears(&one, 200), None, "a successor reads the port");
         one.send_to(&[4], two.local_addr().unwrap()).unwrap();
         assert_eq!(hears(&two, 5000), Some(4), "the lanes go on");
+    }
+}
+
+#[test]
+fn a_datapath_asks_instances_whether_they_are_ready_as_long_as_it_reads_their_ports() {
+    if !bed::is_root() {
+        return;
+    }
+    for shards in [1, 2] {
+        let shape = Shape {
+            shards,
+            queues: usize::from(shards),
+            vnet_header: shards == 1,
+            ..USUAL
+        };
+        let mut site = Site::start(&format!("ask{shards}"), shape);
+        site.plans[0].instances[0].offloads = shape.vnet_header;
+        site.plans[0].instances[0].readiness = Some(Readiness {
+            question: ReadinessQuestion::Tcp {
+                port: NonZeroU16::new(7000).unwrap(),
+            },
+            interval: ProbeInterval::MIN,
+            failures: ProbeFailures::MIN,
+        });
+        let report = |site: &Site| match ask(&site.hosts[0].1, &ToDatapath::Report, &[]).0 {
+            FromDatapath::Report { report } => report.readiness[0],
+            other => panic!("{other:?}"),
+        };
+        let becomes = |site: &Site, ready: bool| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while report(site).ready != Some(ready) {
+                assert!(Instant::now() < deadline, "{:?}", report(site));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        site.install(0, true);
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(report(&site).asked, 0, "a predecessor reads the port");
+        site.install(0, false);
+        becomes(&site, false);
+        assert_eq!(report(&site).error, Some(ProbeError::Refused));
+
+        let listen = || TcpListener::bind((site.addresses[0], 7000)).unwrap();
+        let listener = netns::within(site.beds[0].namespace(), listen).unwrap();
+        becomes(&site, true);
+        drop(listener);
+        becomes(&site, false);
+
+        assert_eq!(
+            ask(&site.hosts[0].1, &ToDatapath::Retire, &[]).0,
+            FromDatapath::Done
+        );
+        let asked = report(&site).asked;
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(report(&site).asked, asked, "a successor reads the port");
     }
 }
 

@@ -266,6 +266,8 @@ impl Worker {
         while let Some(event) = self.shard.poll_event() {
             self.tell(match event {
                 stack::Event::Question(question) => Event::Question { question },
+                stack::Event::Queries(queries) => Event::Queries { queries },
+                stack::Event::Readiness { port, ready } => Event::Readiness { port, ready },
             });
         }
         if mailed {
@@ -344,9 +346,11 @@ impl Worker {
         let outputs = &mut self.outputs;
         let done = match mail {
             Mail::Install { snapshot, ports } => {
+                let reads = !ports.is_empty();
                 if let Err(error) = outputs.ports.poll_only(ports, &self.poller) {
                     return Reply::Failed(error);
                 }
+                self.shard.set_reads_ports(reads, now, outputs);
                 let former = self.shard.install(snapshot, now, outputs);
                 outputs.lanes.send();
                 return Reply::Installed { former };
@@ -355,7 +359,10 @@ impl Worker {
                 self.shard.set_glue(glue);
                 outputs.lanes.replace(lanes, LANES, &self.poller)
             }
-            Mail::Retire => outputs.ports.poll_only(Vec::new(), &self.poller),
+            Mail::Retire => {
+                self.shard.set_reads_ports(false, now, outputs);
+                outputs.ports.poll_only(Vec::new(), &self.poller)
+            }
             Mail::AddPort(port) => outputs.ports.add(port, &self.poller),
             Mail::RemovePort(port) => outputs.ports.remove(port, &self.poller),
             Mail::Answers(answers) => {

@@ -13,6 +13,7 @@ pub(crate) mod envelope;
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use tidegate_stack::event::LoggedQuery;
 use tidegate_stack::plan::{PortId, PublicKey};
 use tidegate_stack::responder::dns::Question;
 use tidegate_stack::responder::dns::forward::Told;
@@ -201,6 +202,18 @@ pub(crate) enum Event {
     Question {
         /// What is asked.
         question: Question,
+    },
+    /// What instances of applications asked whose queries are logged.
+    Queries {
+        /// The queries, in their order.
+        queries: Vec<LoggedQuery>,
+    },
+    /// An instance that is asked got ready, or no longer is.
+    Readiness {
+        /// Its port.
+        port: PortId,
+        /// Whether it is.
+        ready: bool,
     },
     /// The process was asked to end (SIGTERM), and carries on a bounded time for a successor to take over: connect to
     /// the one that listens now, and say [`ToDatapath::Retire`] and [`ToDatapath::End`] to this one.

@@ -52,6 +52,7 @@ fn named_plan() -> Plan {
     };
     plan.names = vec![NetworkNames {
         vni: network.vni,
+        log: false,
         services: (0..SERVICES).map(service).collect(),
     }];
     plan.normalise();

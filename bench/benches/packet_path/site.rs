@@ -62,6 +62,7 @@ pub(crate) fn plan(host: u8, instances: u8, peers: u8) -> Plan {
         memberships: vec![member(port + 2)],
         mtu: mtu(),
         offloads: true,
+        readiness: None,
     };
     let peer = |number: u8| {
         let other = if number == 0 { 1 - host } else { number + 1 };

@@ -6,6 +6,7 @@
 mod connections;
 mod datagrams;
 mod first_ping;
+mod names;
 mod requests;
 mod roles;
 mod throughput;
@@ -16,10 +17,9 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
-use crate::contestant::{Contestant, Load};
+use crate::contestant::{Contestant, Load, Task};
 
 pub(crate) use first_ping::first_ping;
-pub(crate) use throughput::serve;
 
 /// Where the generator's servers listen: below the ports that the kernel hands out (`ip_local_port_range`).
 const PORT: u16 = 7001;
@@ -50,6 +50,16 @@ pub(crate) enum Measured {
         /// Until the first reply.
         milliseconds: f64,
     },
+    /// Of questions by name.
+    Answers(names::Answers),
+}
+
+/// Makes a contestant that is up ready for its loads, and waits until they come through.
+pub(crate) fn serve(contestant: &dyn Contestant, account: &Account) -> Result<()> {
+    match contestant.task() {
+        Task::Join => throughput::serve(contestant, account),
+        Task::Names => names::serve(contestant),
+    }
 }
 
 /// Measures a contestant that is up.
@@ -76,6 +86,8 @@ pub(crate) fn measure(
         Load::Connections(parallel) => {
             Measured::Connections(connections::measure(contestant, account, parallel, measurement)?)
         }
+        Load::Questions => Measured::Answers(names::flat_out(contestant, account, measurement)?),
+        Load::PacedQuestions => Measured::Answers(names::paced(contestant, account, measurement)?),
         Load::FirstPing => bail!("the first ping is measured of what isn't up yet"),
     })
 }
@@ -104,6 +116,21 @@ impl fmt::Display for Measured {
                 measured.per_second, measured.cpu_microseconds_each, measured.failed
             ),
             Self::FirstPing { milliseconds } => write!(f, "{milliseconds:.0} ms"),
+            Self::Answers(measured) => {
+                write!(
+                    f,
+                    "{:.0}/s, {:.2} µs of the server's CPU each, {} lost",
+                    measured.per_second, measured.server_microseconds_each, measured.lost
+                )?;
+                match &measured.latency {
+                    Some(latency) => write!(
+                        f,
+                        ", median {:.0} µs, p99 {:.0} µs",
+                        latency.median_microseconds, latency.p99_microseconds
+                    ),
+                    None => Ok(()),
+                }
+            }
         }
     }
 }

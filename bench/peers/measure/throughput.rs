@@ -35,7 +35,7 @@ pub(crate) struct Throughput {
 }
 
 /// Starts the receiving end, and waits until the sending end reaches it.
-pub(crate) fn serve(contestant: &dyn Contestant, account: &Account) -> Result<()> {
+pub(super) fn serve(contestant: &dyn Contestant, account: &Account) -> Result<()> {
     let ends = contestant.ends()?;
     let log = download::cache()?.join(format!("{}-iperf3.log", ends.server));
     start(

@@ -35,6 +35,8 @@ pub(super) enum Figure {
     Beside,
     /// Time to the first reply.
     FirstReply,
+    /// CPU microseconds of the server per answer.
+    ServerCost,
 }
 
 impl Figure {
@@ -55,13 +57,14 @@ impl Figure {
             Self::Failed => "failed",
             Self::Beside => "the stream's Gbit/s",
             Self::FirstReply => "first reply, ms",
+            Self::ServerCost => "server's CPU-µs each",
         }
     }
 
     /// Digits after the point.
     pub(super) fn digits(self) -> usize {
         match self {
-            Self::Speed | Self::CostOfBulk | Self::Cost | Self::Beside => 2,
+            Self::Speed | Self::CostOfBulk | Self::Cost | Self::Beside | Self::ServerCost => 2,
             Self::Missing | Self::Late => 3,
             Self::Retransmits
             | Self::Resident
@@ -115,6 +118,18 @@ impl Measured {
                 (Figure::Failed, rate.failed as f64),
                 (Figure::Cost, rate.cpu_microseconds_each),
             ],
+            Self::Answers(answers) => {
+                let mut figures = vec![
+                    (Figure::Rate, answers.per_second),
+                    (Figure::ServerCost, answers.server_microseconds_each),
+                    (Figure::Lost, answers.lost as f64),
+                ];
+                if let Some(latency) = &answers.latency {
+                    figures.push((Figure::Median, latency.median_microseconds));
+                    figures.push((Figure::P99, latency.p99_microseconds));
+                }
+                figures
+            }
             Self::FirstPing { milliseconds } => vec![(Figure::FirstReply, *milliseconds)],
         }
     }

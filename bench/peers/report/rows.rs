@@ -9,6 +9,7 @@ use crate::generator::Protocol;
 
 const OURS: &str = "tidegate";
 const TWO_SHARDS: &str = "tidegate-2";
+const OUR_NAMES: &str = "tidegate-names";
 const OTHER: &str = "wireguard-go";
 
 /// What we hold ourselves to.
@@ -38,6 +39,8 @@ pub(crate) enum Row {
     TwoShards,
     /// The time from nothing to the first reply, which isn't held against anything.
     FirstPing,
+    /// Answers to questions by name, beside name servers of Debian.
+    Dns,
 }
 
 /// What a figure is held against.
@@ -69,6 +72,7 @@ impl Row {
                 Self::LoadedLatency => matches!(load, Load::LoadedRequests(_)),
                 Self::Connections => matches!(load, Load::Connections(_)),
                 Self::FirstPing => load == Load::FirstPing,
+                Self::Dns => matches!(load, Load::Questions | Load::PacedQuestions),
             }
     }
 }
@@ -217,6 +221,30 @@ impl Report {
                     AtMost(1.1),
                 ),
             ],
+            Row::Dns => {
+                let (asked, paced) = (on(Load::Questions), on(Load::PacedQuestions));
+                let of = |figure, condition, other| ratio(figure, condition, OUR_NAMES, other);
+                vec![
+                    (
+                        "dns/rate/dnsmasq",
+                        of(Figure::Rate, asked, "dnsmasq"),
+                        AtLeast(1.0),
+                    ),
+                    (
+                        "dns/rate/unbound",
+                        of(Figure::Rate, asked, "unbound"),
+                        AtLeast(1.0),
+                    ),
+                    (
+                        "dns/cpu/dnsmasq",
+                        of(Figure::ServerCost, asked, "dnsmasq"),
+                        AtMost(0.8),
+                    ),
+                    ("dns/p99/dnsmasq", of(Figure::P99, paced, "dnsmasq"), AtMost(1.0)),
+                    ("dns/p99/unbound", of(Figure::P99, paced, "unbound"), AtMost(1.0)),
+                    ("dns/lost", self.sum(OUR_NAMES, paced, Figure::Lost), AtMost(0.0)),
+                ]
+            }
             Row::FirstPing => vec![(
                 "first-ping/milliseconds",
                 self.median(OURS, on(Load::FirstPing), Figure::FirstReply),
@@ -311,6 +339,7 @@ mod tests {
                 Load::LoadedRequests(Protocol::Tcp),
                 Load::Connections(16),
                 Load::FirstPing,
+                Load::Questions,
             ]
             .into_iter()
             .filter(|load| {

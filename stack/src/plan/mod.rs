@@ -8,6 +8,7 @@ mod access;
 mod keys;
 mod names;
 mod numbering;
+mod readiness;
 mod types;
 
 pub use access::{
@@ -19,7 +20,10 @@ pub use numbering::{
     BLOCK_LENGTH_APPLICATION, BLOCK_LENGTH_SHARED, NetworkNumbers, derive_vni, shared_prefix_index,
     site_ipv6_prefix, vtep_address,
 };
-pub use types::{HostOrdinal, IllegalValue, InstanceIndex, Mtu, PeerId, PortId, Vni};
+pub use readiness::{HttpPath, HttpPathError, Readiness, ReadinessQuestion};
+pub use types::{
+    HostOrdinal, IllegalValue, InstanceIndex, Mtu, PeerId, PortId, ProbeFailures, ProbeInterval, Vni,
+};
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -98,6 +102,9 @@ pub struct Instance {
     pub mtu: Mtu,
     /// Whether its device takes super-packets and partial checksums (it was opened with a virtio header).
     pub offloads: bool,
+    /// How it is asked whether it takes requests; `None`: it does as soon as it is attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Readiness>,
 }
 
 /// An instance's addresses in one network.
@@ -113,6 +120,29 @@ pub struct Membership {
 }
 
 impl Instance {
+    /// Whether another one is the same to policy and routes, to which readiness is nothing.
+    pub fn is_placed_as(&self, other: &Self) -> bool {
+        let Self {
+            port,
+            tenant,
+            application,
+            service,
+            name,
+            memberships,
+            mtu,
+            offloads,
+            readiness: _,
+        } = self;
+        *port == other.port
+            && *tenant == other.tenant
+            && *application == other.application
+            && *service == other.service
+            && *name == other.name
+            && *memberships == other.memberships
+            && *mtu == other.mtu
+            && *offloads == other.offloads
+    }
+
     /// Its service.
     pub fn service_id(&self) -> ServiceId {
         ServiceId {

@@ -13,6 +13,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 pub struct NetworkNames {
     /// The network.
     pub vni: Vni,
+    /// Whether the queries of the instances whose own network it is are told one by one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log: bool,
     /// The services: in an application's network its own, in a shared one those of every application there. Names of
     /// theirs that don't fit into DNS (a label of 1 to 63 bytes, 255 in all) aren't answered.
     pub services: Vec<NamedService>,

@@ -73,6 +73,24 @@ ranged! {
     /// An instance's number in its host's block of a network: 2 is the first.
     InstanceIndex(u8), "an instance index", 2, 254, "2 to 254"
 }
+ranged! {
+    /// Milliseconds from one question whether an instance is ready to the next.
+    ProbeInterval(u32), "an interval in milliseconds", 200, 3_600_000, "200 to 3600000"
+}
+ranged! {
+    /// How many failures in a row make an instance not ready.
+    ProbeFailures(u8), "a number of failures", 1, 100, "1 to 100"
+}
+
+impl ProbeInterval {
+    /// What is meant where nothing is said: 5 s.
+    pub const USUAL: Self = Self(5_000);
+}
+
+impl ProbeFailures {
+    /// What is meant where nothing is said.
+    pub const USUAL: Self = Self(3);
+}
 
 /// The number of a port: one instance's TUN attachment. Never reused while an agent lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
-//! Answers that the appliance gives by itself: ICMP, TCP resets, ARP, neighbour discovery.
+//! What the appliance says by itself: ICMP, TCP resets, ARP, neighbour discovery, DNS, and questions whether instances
+//! are ready.
 //!
-//! Every function here is one of bytes: what is answered in, the answer into the caller's buffer, its length out.
+//! Every function of the answers is one of bytes: what is answered in, the answer into the caller's buffer, its length out.
 //! `None` means that the standard forbids an answer, that there is nothing to answer, or that the buffer is too
 //! small. Nothing here sends, and nothing here knows a network: who may be answered is decided before.
 //!
@@ -9,10 +10,12 @@
 
 pub mod arp;
 pub mod dns;
+mod endpoint;
 pub mod icmp;
 pub mod ndp;
 mod original;
 mod rate;
+pub mod readiness;
 pub mod tcp;
 
 pub use rate::RateLimit;

@@ -88,6 +88,9 @@ impl Shard {
             Err(NotHere::Verdict(Verdict::Answer(answer))) => {
                 return self.answer(port, answer, frame, came, turn);
             }
+            Err(NotHere::Verdict(Verdict::Deny(DropReason::ServiceAddress))) => {
+                return self.hear(port, frame, &headers, came, turn);
+            }
             Err(NotHere::Verdict(verdict)) => {
                 if let Verdict::Reject(_) = verdict {
                     let service = member.service_address(headers.source);

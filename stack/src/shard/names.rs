@@ -9,12 +9,13 @@ use super::from_port::Came;
 use super::{Shard, Turn};
 use crate::drop::DropReason;
 use crate::egress::{Egress, ShardId};
+use crate::event::{Event, LoggedQuery, Origin};
 use crate::frame::{Frame, FramePool, Offload, SMALL, Segmentation};
 use crate::plan::PortId;
 use crate::responder::dns::forward::{Asker, Due, Forwarded, Forwarder, Told};
 use crate::responder::dns::streams::{Said, Segment, Streams, Surroundings, Taken};
 use crate::responder::dns::{self, Answered, Outcome, PAYLOAD, Question, Rcode, Rotation, Transport};
-use crate::snapshot::{Names, Policy, PortEntry};
+use crate::snapshot::{Names, Policy, PortEntry, View};
 use crate::stats::DnsReport;
 use crate::time::Instant;
 use crate::wire::{Endpoints, Headers, Transport as Carried, tcp_flags};
@@ -27,6 +28,33 @@ pub(super) struct Dns {
     counts: DnsReport,
     streams: Streams,
     forwarder: Forwarder,
+    log: QueryLog,
+}
+
+/// Queries that are told one by one.
+#[derive(Default)]
+struct QueryLog {
+    queries: Vec<LoggedQuery>,
+    lost: u64,
+}
+
+/// Queries that wait to be told: what a port may bring in a turn.
+const MOST_LOGGED: usize = 64;
+
+impl QueryLog {
+    fn note(&mut self, port: PortId, question: Option<Question>, rcode: Rcode, origin: Origin) {
+        match question {
+            Some(question) if self.queries.len() < MOST_LOGGED => self.queries.push(LoggedQuery {
+                port,
+                question,
+                rcode,
+                origin,
+            }),
+            // What asks for nothing is no query to be told.
+            Some(_) => self.lost += 1,
+            None => {}
+        }
+    }
 }
 
 impl Dns {
@@ -37,6 +65,7 @@ impl Dns {
             counts: DnsReport::default(),
             streams: Streams::new(shards, seed),
             forwarder: Forwarder::new(shards, seed),
+            log: QueryLog::default(),
         }
     }
 
@@ -52,9 +81,13 @@ impl Dns {
         due.into_iter().flatten().min()
     }
 
-    /// The next question about the world beyond that is to be asked.
-    pub(super) fn poll_question(&mut self) -> Option<Question> {
-        self.forwarder.poll_question()
+    /// The next thing that somebody else should know.
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
+        if let Some(question) = self.forwarder.poll_question() {
+            return Some(Event::Question(question));
+        }
+        let queries = std::mem::take(&mut self.log.queries);
+        (!queries.is_empty()).then_some(Event::Queries(queries))
     }
 
     pub(super) fn report(&self) -> DnsReport {
@@ -63,6 +96,7 @@ impl Dns {
         DnsReport {
             connections: self.streams.len() as u64,
             connections_cut: self.streams.cut(),
+            unlogged: self.log.lost,
             asked: counts.asked,
             cached: counts.cached,
             stale: counts.stale,
@@ -80,6 +114,7 @@ impl Dns {
             rotation: &mut self.rotation,
             counts: &mut self.counts,
             forwarder: &mut self.forwarder,
+            log: &mut self.log,
             now,
         };
         (clerk, &mut self.streams)
@@ -92,6 +127,7 @@ struct Clerk<'a> {
     rotation: &'a mut Rotation,
     counts: &'a mut DnsReport,
     forwarder: &'a mut Forwarder,
+    log: &'a mut QueryLog,
     now: Instant,
 }
 
@@ -101,15 +137,31 @@ impl Clerk<'_> {
         let Some(view) = self.names.view(asker.port()) else {
             return Said::Nothing;
         };
-        match dns::answer(message, view, transport, self.rotation, out) {
-            Outcome::Answer(answered) => Said::Answer(count(answered, self.counts)),
+        let (answered, origin) = match dns::answer(message, view, transport, self.rotation, out) {
+            Outcome::Answer(answered) => (answered, Origin::Names),
             Outcome::Forward(query) => match self.forwarder.ask(&query, asker, transport, self.now, out) {
-                Forwarded::Answered(answered) => Said::Answer(count(answered, self.counts)),
-                Forwarded::Waits => Said::Later,
-                Forwarded::Ignored => Said::Nothing,
+                Forwarded::Answered(answered) => (answered, Origin::Memory),
+                Forwarded::Waits => return Said::Later,
+                Forwarded::Ignored => return Said::Nothing,
             },
-            Outcome::Ignore => Said::Nothing,
+            Outcome::Ignore => return Said::Nothing,
+        };
+        if view.is_logged() {
+            let question = Question::of_message(message);
+            self.log.note(asker.port(), question, answered.rcode, origin);
         }
+        Said::Answer(count(answered, self.counts))
+    }
+
+    /// Writes the answer to a query that waited, and counts it.
+    fn reply_late(&mut self, due: &Due, out: &mut [u8]) -> Option<usize> {
+        let answered = due.write(out)?;
+        let port = due.asker.port();
+        if self.names.view(port).is_some_and(View::is_logged) {
+            self.log
+                .note(port, Some(due.question()), answered.rcode, Origin::Upstream);
+        }
+        Some(count(answered, self.counts))
     }
 }
 
@@ -256,7 +308,7 @@ impl Shard {
                     self.with_streams(turn, |streams, now, surroundings| {
                         // Who asked may have hung up.
                         streams.resume(connection, now, surroundings, |surroundings, room| {
-                            Some(count(due.write(room)?, surroundings.clerk.counts))
+                            surroundings.clerk.reply_late(&due, room)
                         })
                     });
                 }
@@ -282,9 +334,10 @@ impl Shard {
         let Some(mut frame) = self.pool.take(SMALL) else {
             return self.counters.drop(DropReason::NoBuffer);
         };
-        let counts = &mut self.dns.counts;
+        let Some(snapshot) = &self.snapshot else { return };
+        let (mut clerk, _) = self.dns.clerk(snapshot.names(), turn.now);
         let written = dns::datagram(endpoints, frame.receive_buffer(0), |room| {
-            Some(count(due.write(room)?, counts))
+            clerk.reply_late(due, room)
         });
         if let Some(length) = written {
             frame.set_received(length, Offload::NONE);

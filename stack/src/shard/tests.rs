@@ -19,6 +19,8 @@ const SECOND_PORT: PortId = PortId(8);
 struct Outputs {
     datagrams: Vec<(Route, Vec<u8>)>,
     delivered: Vec<(PortId, Vec<u8>, Offload)>,
+    /// `None`: other shards take nothing.
+    handed_over: Option<Vec<(ShardId, Handover)>>,
 }
 
 struct OpenSlot<'a> {
@@ -47,8 +49,14 @@ impl Egress for Outputs {
         true
     }
 
-    fn handover(&mut self, _to: ShardId, handover: Handover) -> Result<(), Handover> {
-        Err(handover)
+    fn handover(&mut self, to: ShardId, handover: Handover) -> Result<(), Handover> {
+        match &mut self.handed_over {
+            None => Err(handover),
+            Some(handed_over) => {
+                handed_over.push((to, handover));
+                Ok(())
+            }
+        }
     }
 }
 
@@ -112,6 +120,7 @@ fn instance(port: PortId, own: u8, index: u64) -> Instance {
         }],
         mtu: Mtu::try_from(1390).unwrap(),
         offloads: true,
+        readiness: None,
     }
 }
 
@@ -443,4 +452,5 @@ fn a_changed_policy_is_applied_to_live_flows_and_an_equal_one_is_no_epoch() {
 mod denials;
 mod guards;
 mod names;
+mod readiness;
 mod relief;

@@ -1,13 +1,15 @@
 //! A plan, compiled: immutable, shared by all shards, in parts that are compared alone.
 //!
 //! [`Policy`] says who may talk to whom and where packets go; it carries the epoch that flows remember. [`Lanes`] says
-//! by which keys and endpoints peers are reached, [`Names`] who may ask for which names; a change of them touches no flow.
+//! by which keys and endpoints peers are reached, [`Names`] who may ask for which names, [`Checks`] who is asked whether it
+//! is ready; a change of them touches no flow.
 //!
 //! The files: `guard` says whether a port may send a packet at all; `policy` (who is where), `services` (who is who) and
 //! `owners` (whom a flow counts for) are looked up; `judge` is the one walk that decides a flow, by lists of `rules`;
 //! `explain` is the same walk, told in names; `edges` asks it about everybody. `names` has the ports' views of the names
 //! in each network's [`zone`].
 
+mod checks;
 mod edges;
 mod explain;
 mod guard;
@@ -21,6 +23,7 @@ pub mod zone;
 
 pub(crate) use guard::{is_group, is_martian};
 
+pub use checks::{Check, Checks};
 pub use edges::{Carrier, Change, Difference, Edge, Edges, End, Passage};
 pub use explain::{Basis, Citation, Explanation, NetworkName, Place, Step};
 pub use names::{Names, View};
@@ -35,6 +38,7 @@ pub struct Snapshot {
     policy: Arc<Policy>,
     lanes: Arc<Lanes>,
     names: Arc<Names>,
+    checks: Arc<Checks>,
 }
 
 /// The foreign lane's key, and how peers are reached.
@@ -88,7 +92,17 @@ impl Snapshot {
                 previous.map(|previous| previous.names().as_ref()),
             )),
         };
-        Arc::new(Self { policy, lanes, names })
+        let checks = Checks::compile(plan);
+        let checks = match previous {
+            Some(previous) if *previous.checks == checks => Arc::clone(&previous.checks),
+            _ => Arc::new(checks),
+        };
+        Arc::new(Self {
+            policy,
+            lanes,
+            names,
+            checks,
+        })
     }
 
     /// Who may talk to whom.
@@ -104,6 +118,11 @@ impl Snapshot {
     /// Who may ask for which names.
     pub fn names(&self) -> &Arc<Names> {
         &self.names
+    }
+
+    /// Who is asked whether it is ready.
+    pub fn checks(&self) -> &Arc<Checks> {
+        &self.checks
     }
 
     /// The policy's epoch.

@@ -91,6 +91,11 @@ impl View {
         found
     }
 
+    /// Whether what is asked by it is told one by one.
+    pub fn is_logged(&self) -> bool {
+        self.zones.first().is_some_and(|own| own.is_logged())
+    }
+
     /// How many labels the apex of the zone has that a name of `labels` labels is in; `None`: the name isn't inside.
     pub fn apex_of(&self, name: &[u8], labels: u8) -> Option<u8> {
         let apexes = self.zones.iter().filter_map(|zone| zone.apex_of(name, labels));

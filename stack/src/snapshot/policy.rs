@@ -160,6 +160,11 @@ fn peer_entries(plan: &Plan) -> Vec<(PeerId, PeerEntry)> {
     plan.peers.iter().map(|peer| (peer.id, entry(peer))).collect()
 }
 
+fn are_placed_alike(former: &[Instance], now: &[Instance]) -> bool {
+    let mut pairs = former.iter().zip(now);
+    former.len() == now.len() && pairs.all(|(former, now)| former.is_placed_as(now))
+}
+
 /// Where the flows of a plan's networks are counted: where they were before, or where nobody's are.
 fn quota_slots(plan: &Plan, previous: Option<&Policy>) -> Map<Vni, QuotaSlot> {
     let before = |vni: Vni| Some((vni, previous?.network(vni)?.quota));
@@ -273,7 +278,7 @@ impl Policy {
         self.source.ordinal == plan.ordinal
             && self.source.networks == plan.networks
             && self.source.services == plan.services
-            && self.source.instances == plan.instances
+            && are_placed_alike(&self.source.instances, &plan.instances)
             && self.source.members == plan.members
             && self.source.peers == peer_entries(plan)
     }

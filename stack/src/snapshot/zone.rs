@@ -35,6 +35,7 @@ pub type Name = Box<[u8]>;
 pub struct Zone {
     network: Network,
     names: Vec<NamedService>,
+    log: bool,
     nodes: HashMap<Name, Node, FixedState>,
     /// How many labels its apexes have, the longest first.
     depths: Vec<u8>,
@@ -92,6 +93,7 @@ impl Zone {
         let mut zone = Self {
             network: network.clone(),
             names: names.map(|names| names.services.clone()).unwrap_or_default(),
+            log: names.is_some_and(|names| names.log),
             nodes: HashMap::default(),
             depths: Vec::new(),
             rotating: 0,
@@ -113,7 +115,14 @@ impl Zone {
 
     /// Whether a network's names are what this was compiled from.
     pub fn is_compiled_from(&self, network: &Network, names: Option<&NetworkNames>) -> bool {
-        self.network == *network && self.names == names.map_or(&[][..], |names| &names.services)
+        self.network == *network
+            && self.names == names.map_or(&[][..], |names| &names.services)
+            && self.log == names.is_some_and(|names| names.log)
+    }
+
+    /// Whether the queries of the instances whose own network it is are told one by one.
+    pub fn is_logged(&self) -> bool {
+        self.log
     }
 
     /// What stands at a name.

@@ -109,6 +109,7 @@ pub(crate) fn instance(port: u32, application: usize, service: usize, shared: &[
         memberships: memberships(application, shared, HERE, u64::from(port) + 2),
         mtu: mtu(),
         offloads: true,
+        readiness: None,
     }
 }
 

@@ -168,6 +168,7 @@ impl Site {
                 }],
                 mtu,
                 offloads: self.offloads,
+                readiness: None,
             }
         });
         let mut plan = Plan {

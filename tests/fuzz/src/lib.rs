@@ -391,6 +391,7 @@ fn plan() -> Plan {
             memberships: vec![Membership { vni, ipv4, ipv6 }],
             mtu,
             offloads: port == 0,
+            readiness: None,
         }
     };
     let named = |number: u8| {
@@ -408,6 +409,7 @@ fn plan() -> Plan {
         members: Vec::new(),
         names: vec![NetworkNames {
             vni,
+            log: true,
             services: vec![NamedService {
                 id: instance(0).service_id(),
                 order: AnswerOrder::Rotate,

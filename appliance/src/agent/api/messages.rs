@@ -340,8 +340,28 @@ pub(crate) struct InstanceLine {
     pub(crate) addresses: Vec<IpAddr>,
     /// Whether its addresses or MTU are no longer those of its application: attach it again with the same keys.
     pub(crate) re_attach_needed: bool,
+    /// What is known of its readiness, when it is asked; else it is ready as long as it is attached.
+    pub(crate) readiness: Option<ReadinessLine>,
     /// What it sent and received.
     pub(crate) traffic: Option<tidegate_stack::stats::Traffic>,
+}
+
+/// An instance that is asked whether it is ready.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct ReadinessLine {
+    /// Whether it is.
+    pub(crate) ready: bool,
+    /// What it is asked.
+    pub(crate) asked: String,
+    /// Seconds since that is so; `None`: since before this agent began, or since it was attached.
+    pub(crate) since_s: Option<u64>,
+    /// Questions so far.
+    pub(crate) questions: u64,
+    /// Failures since the last success.
+    pub(crate) failures: u32,
+    /// The last one of them.
+    pub(crate) error: Option<String>,
 }
 
 /// What a device has to be made with.

@@ -17,7 +17,8 @@
 //!
 //! **Alive** is whose beat rose within the last 3 s. Only the owner raises its beat, so it may be told by anybody: hosts
 //! that reach each other through a third one see each other. A host that fell silent is withdrawn, and its record is
-//! remembered, so that an older one can't come in its place.
+//! remembered, so that an older one can't come in its place. Who was away itself (stopped, or its machine was) heard
+//! nobody, which is no sign of anybody's silence: the 3 s begin anew.
 //!
 //! **Bounds.** [`MAX_HOSTS`] hosts: when they are all taken the one that is silent for longest is forgotten, and a new
 //! one is refused while nobody is silent. [`MAX_RECORD`] bytes a record. What waits in the outbox is what one verb made:
@@ -41,6 +42,8 @@ pub(crate) const MAX_HOSTS: usize = 254;
 pub(crate) const PROBE: Duration = Duration::from_secs(1);
 /// After which silence a host is withdrawn: 3 missed probes.
 pub(crate) const SILENCE: Duration = Duration::from_secs(3);
+/// Whoever looks after its site later than this was away itself: it is due every [`PROBE`].
+const AWAY: Duration = Duration::from_secs(2);
 /// How often a host says all that it has.
 const DIGEST: Duration = Duration::from_secs(2);
 /// How long what was heard is gathered before it is told on. In this time a full mesh has told it to everybody.
@@ -104,6 +107,10 @@ pub(crate) struct Replica {
     others: BTreeMap<String, Other>,
     conflicts: BTreeMap<String, Conflict>,
     links: BTreeSet<LinkId>,
+    /// When it was last looked what is due.
+    looked: Instant,
+    /// Since when others can be heard without a break.
+    listening: Instant,
     next_probe: Instant,
     next_digest: Instant,
     /// When what was heard is told on; `None`: nothing was.
@@ -142,6 +149,8 @@ impl Replica {
             others: BTreeMap::new(),
             conflicts: BTreeMap::new(),
             links: BTreeSet::new(),
+            looked: now,
+            listening: now,
             next_probe: now + PROBE,
             next_digest: now + DIGEST,
             relay: None,
@@ -197,6 +206,10 @@ impl Replica {
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if now.saturating_since(self.looked) > AWAY {
+            self.listening = now;
+        }
+        self.looked = now;
         self.withdraw_silent(now);
         if now >= self.next_digest {
             self.next_digest = now + DIGEST;
@@ -226,7 +239,7 @@ impl Replica {
             .others
             .values()
             .filter(|other| other.alive)
-            .filter_map(|other| Some(other.heard? + SILENCE));
+            .filter_map(|other| Some(other.heard?.max(self.listening) + SILENCE));
         silent
             .chain(self.relay)
             .chain([self.next_digest])
@@ -392,8 +405,10 @@ impl Replica {
     }
 
     fn withdraw_silent(&mut self, now: Instant) {
+        let listened = now.saturating_since(self.listening);
         for (host_id, other) in &mut self.others {
-            if other.alive && other.silence(now) >= Some(SILENCE) {
+            let silence = other.silence(now).map(|silence| silence.min(listened));
+            if other.alive && silence >= Some(SILENCE) {
                 other.alive = false;
                 self.changed = true;
                 self.events.push_back(ReplicaEvent::Withdrawn {

@@ -27,7 +27,7 @@ use std::fmt;
 use std::net::IpAddr;
 use tidegate_stack::plan::{
     ForeignReach, Instance, InstanceIndex, Membership, Mtu, NetworkKind, Peer, PeerNetworks, Plan, PortId,
-    PresharedKey, PrivateKey, Reach, derive_vni,
+    PresharedKey, PrivateKey, Reach, Readiness, derive_vni,
 };
 
 /// What names an application in a site. Written `tenant/name`; neither part can hold a slash.
@@ -138,6 +138,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) hosts: &'a KnownHosts,
     /// Those of them that fell silent: their instances aren't told by name.
     pub(crate) silent: &'a BTreeSet<String>,
+    /// The instances attached here that are ready, by port. Those of services that aren't asked are, in any case.
+    pub(crate) ready: &'a BTreeSet<PortId>,
     /// The numbers of peers, and of those hosts.
     pub(crate) peers: &'a PeerNumbers,
     /// The secrets.
@@ -169,7 +171,7 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Result<Plan, PlanErrors> {
         .iter()
         .any(|service| service.inbound.is_some() || service.outbound.is_some());
     let shared = networks.keys().any(|key| key.kind == NetworkKind::Shared);
-    let names = names::names(inputs.applications, &networks, &instances, &site.instances);
+    let names = names::names(inputs, &networks, &instances, &site.instances);
     let mut plan = Plan {
         services,
         members: if ruled || shared { site.members } else { Vec::new() },
@@ -242,9 +244,19 @@ fn instances(inputs: &Inputs<'_>, errors: &mut Vec<PlanError>) -> Vec<Instance> 
             memberships,
             mtu: attachment.mtu,
             offloads: attachment.offloads,
+            readiness: asked(inputs.applications, attachment).cloned(),
         });
     }
     instances
+}
+
+/// What an instance is asked, to find out whether it is ready.
+pub(crate) fn asked<'a>(applications: &'a Applications, attachment: &Attachment) -> Option<&'a Readiness> {
+    let mut services = applications.get(&attachment.application)?.services.iter();
+    services
+        .find(|service| service.name == attachment.service)?
+        .readiness
+        .as_ref()
 }
 
 fn peers(inputs: &Inputs<'_>, networks: &Networks, errors: &mut Vec<PlanError>) -> Vec<Peer> {

@@ -7,7 +7,7 @@
 
 use super::networks::{NetworkKey, Networks};
 use super::site::RemoteInstance;
-use super::{ApplicationKey, Applications};
+use super::{ApplicationKey, Inputs};
 use crate::config::application::{ApplicationDocument, ServiceDocument};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -17,27 +17,31 @@ use tidegate_stack::plan::{
 
 /// The names of every network.
 pub(super) fn names(
-    applications: &Applications,
+    inputs: &Inputs<'_>,
     networks: &Networks,
     here: &[Instance],
     elsewhere: &[RemoteInstance],
 ) -> Vec<NetworkNames> {
     let names = networks.iter().map(|(key, network)| NetworkNames {
         vni: network.vni,
-        services: services(applications, key, network, here, elsewhere),
+        log: inputs
+            .applications
+            .iter()
+            .any(|(application, document)| document.query_log && NetworkKey::own(application) == *key),
+        services: services(inputs, key, network, here, elsewhere),
     });
     names.collect()
 }
 
 fn services(
-    applications: &Applications,
+    inputs: &Inputs<'_>,
     key: &NetworkKey,
     network: &Network,
     here: &[Instance],
     elsewhere: &[RemoteInstance],
 ) -> Vec<NamedService> {
     let mut services = BTreeMap::new();
-    for (application, document) in applications {
+    for (application, document) in inputs.applications {
         if is_in(application, document, key) {
             for service in &document.services {
                 let id = service_id(application, service);
@@ -60,8 +64,9 @@ fn services(
             application: instance.application.clone(),
             service: instance.service.clone(),
         };
-        // Its device is there: nothing else makes it ready.
-        add(id, named(&instance.name, membership, true));
+        // Its device is there: where nothing is asked, nothing else makes it ready.
+        let ready = instance.readiness.is_none() || inputs.ready.contains(&instance.port);
+        add(id, named(&instance.name, membership, ready));
     }
     for instance in elsewhere {
         if instance.membership.vni == network.vni {

@@ -18,6 +18,7 @@ struct World {
     attachments: Vec<Attachment>,
     hosts: KnownHosts,
     silent: BTreeSet<String>,
+    ready: BTreeSet<PortId>,
     addresses: Vec<IpAddr>,
     peers: PeerNumbers,
     keys: Keys,
@@ -40,6 +41,7 @@ impl World {
             attachments: Vec::new(),
             hosts: KnownHosts::new(),
             silent: BTreeSet::new(),
+            ready: BTreeSet::new(),
             addresses: vec!["192.0.2.11".parse().unwrap()],
             peers: numbers,
             keys: Keys {
@@ -82,6 +84,7 @@ impl World {
             underlay_mtu: self.underlay_mtu,
             hosts: &self.hosts,
             silent: &self.silent,
+            ready: &self.ready,
             addresses: &self.addresses,
         }
     }

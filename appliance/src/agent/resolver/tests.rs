@@ -208,7 +208,9 @@ fn an_answer_is_asked_for_with_everything_drawn_that_a_forger_would_have_to_know
         let port = |asked: &Asked| u64::from(asked.2);
         let capitals = |asked: &Asked| {
             let letters = asked.1[13..35].iter();
-            letters.fold(0, |bits, letter| bits << 1 | u64::from(letter.is_ascii_uppercase()))
+            letters.fold(0, |bits, letter| {
+                bits << 1 | u64::from(letter.is_ascii_uppercase())
+            })
         };
         for drawn in [identifier, port, capitals] {
             let values: HashSet<u64> = asked.iter().map(drawn).collect();

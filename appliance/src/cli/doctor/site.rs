@@ -1,8 +1,9 @@
 //! What the running agent knows: its lanes, its link, every other host, and what is wrong between them. Where none runs,
-//! whether the ports that it needs are free.
+//! whether the ports that it needs are free, and its networks no LAN's.
 
 use super::{Finding, name_servers, ok, warning};
 use crate::agent::api::{PeerLine, Request, Response, Status};
+use crate::agent::overlap;
 use crate::cli::Places;
 use crate::cli::client::AgentClient;
 use crate::config::host::HostDocument;
@@ -28,8 +29,27 @@ pub(super) fn findings(document: &HostDocument, places: &Places) -> Vec<Finding>
         Err(error) => {
             let mut findings = vec![warning("agent", format!("{error:#}"))];
             findings.extend(ports(document));
+            findings.push(networks(document));
             findings
         }
+    }
+}
+
+fn networks(document: &HostDocument) -> Finding {
+    let subject = "networks";
+    match overlap::problems(document) {
+        Ok(problems) if problems.is_empty() => ok(
+            subject,
+            format!(
+                "{} and {} are no LAN of this host",
+                document.network.application_prefix, document.network.shared_prefix
+            ),
+        ),
+        Ok(problems) => warning(subject, problems.join("; ")),
+        Err(error) => warning(
+            subject,
+            format!("the addresses of this host aren't known: {error}"),
+        ),
     }
 }
 

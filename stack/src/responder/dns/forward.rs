@@ -220,6 +220,11 @@ impl OwnedQuery {
 }
 
 impl Due {
+    /// What was asked.
+    pub fn question(&self) -> Question {
+        Question::of(&self.query.query())
+    }
+
     /// Writes the answer; `None` when it has no room.
     pub fn write(&self, out: &mut [u8]) -> Option<Answered> {
         self.answer.write(&self.query.query(), self.query.transport, out)

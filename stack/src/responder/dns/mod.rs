@@ -38,6 +38,7 @@ use crate::snapshot::zone::{LONGEST_NAME, NAME_SERVER, Node, skip_labels};
 use message::{CLASS_INTERNET, HEADER, kind};
 use query::Fault;
 use response::{Response, Section, TIME_TO_LIVE, header_alone};
+use serde::{Deserialize, Serialize};
 
 /// DNS's port.
 pub const PORT: u16 = 53;
@@ -66,7 +67,8 @@ pub enum Transport {
 }
 
 /// What became of a query (RFC 1035 §4.1.1, RFC 6891 §6.1.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Rcode {
     /// The name exists.
     NoError,
@@ -85,6 +87,19 @@ pub enum Rcode {
 }
 
 impl Rcode {
+    /// Its name (IANA: DNS RCODEs).
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NoError => "NOERROR",
+            Self::FormErr => "FORMERR",
+            Self::ServFail => "SERVFAIL",
+            Self::NxDomain => "NXDOMAIN",
+            Self::NotImp => "NOTIMP",
+            Self::Refused => "REFUSED",
+            Self::BadVers => "BADVERS",
+        }
+    }
+
     /// Its number.
     pub const fn code(self) -> u16 {
         match self {

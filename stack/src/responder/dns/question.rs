@@ -58,6 +58,11 @@ impl Question {
         })
     }
 
+    /// What a message asks; `None` when it is no query with one question.
+    pub fn of_message(message: &[u8]) -> Option<Self> {
+        Query::parse(message).ok().map(|query| Self::of(&query))
+    }
+
     /// What a query asks.
     pub fn of(query: &Query<'_>) -> Self {
         Self {

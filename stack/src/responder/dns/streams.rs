@@ -12,19 +12,13 @@
 //! | [`SLOWEST`] from a message's first byte to its last | the connection is cut |
 //! | [`IDLE`] since the last query | the connection is closed; it is cut when answers weren't taken |
 //! | [`CLOSING`] since it was closed | the connection is cut |
-//!
-//! Networks have overlapping addresses, so each connection has an interface of its own. Segments' checksums aren't looked
-//! at: of a super-packet they are partial, and nothing lies between an instance's kernel and here.
 
 use crate::plan::{Mtu, PortId};
+use crate::responder::endpoint::{self, Endpoint, LARGEST_PACKET, Secret};
 use crate::time::Instant;
 use crate::wire::Endpoints;
-use blake2::digest::Digest;
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet, SocketStorage};
-use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
-use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Connections of all shards of a host.
@@ -42,10 +36,11 @@ pub const CLOSING: Duration = Duration::from_secs(5);
 
 /// Two bytes of length in front of a message.
 const PREFIX: usize = 2;
-const RECEIVE_BUFFER: usize = 4096;
 const SEND_BUFFER: usize = 8192;
-/// What is sent fits through everything.
-const LARGEST_PACKET: u16 = 1500;
+const WAITING: endpoint::Buffers = endpoint::Buffers {
+    receive: 4096,
+    send: SEND_BUFFER,
+};
 
 /// What connections ask of their surroundings.
 pub trait Surroundings {
@@ -96,7 +91,7 @@ pub struct Segment<'a> {
 pub struct Streams {
     connections: Vec<Connection>,
     most: usize,
-    seed: u64,
+    secret: Secret,
     begun: u64,
     cut: u64,
     due: Option<Instant>,
@@ -122,10 +117,7 @@ struct Connection {
     id: u64,
     port: PortId,
     endpoints: Endpoints,
-    mtu: u16,
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    socket: SocketHandle,
+    endpoint: Endpoint,
     /// The message that is being received, its length in front.
     message: Vec<u8>,
     /// When the first byte of it came.
@@ -148,7 +140,7 @@ impl Streams {
         Self {
             connections: Vec::new(),
             most: (MOST / shards.max(1)).max(MOST_OF_PORT),
-            seed,
+            secret: Secret(seed),
             begun: 0,
             cut: 0,
             due: None,
@@ -194,7 +186,7 @@ impl Streams {
                 {
                     return Taken::Full;
                 }
-                let seed = self.sequence_seed(&segment.endpoints, now);
+                let seed = self.sequence_seed(now);
                 let Some(connection) = Connection::listen(segment, self.begun, seed, now) else {
                     return Taken::Stranger;
                 };
@@ -205,7 +197,7 @@ impl Streams {
         if let Some(connection) = self.connections.get_mut(place) {
             let cut = connection.advance(Some(segment.packet), now, &mut self.buffers, surroundings);
             self.cut += u64::from(cut);
-            if connection.is_over() {
+            if connection.endpoint.is_over() {
                 self.connections.swap_remove(place);
             }
         }
@@ -232,7 +224,7 @@ impl Streams {
             let said = connection.say(length, now, &self.buffers.answer);
             let cut = connection.advance(None, now, &mut self.buffers, surroundings);
             self.cut += u64::from(cut || !said);
-            if connection.is_over() {
+            if connection.endpoint.is_over() {
                 self.connections.swap_remove(place);
             }
         }
@@ -250,7 +242,8 @@ impl Streams {
             let cut = connection.advance(None, now, &mut self.buffers, surroundings);
             self.cut += u64::from(late || cut);
         }
-        self.connections.retain(|connection| !connection.is_over());
+        self.connections
+            .retain(|connection| !connection.endpoint.is_over());
         self.reckon(now);
     }
 
@@ -273,60 +266,26 @@ impl Streams {
     }
 
     /// What smoltcp draws a connection's first sequence number from: nobody can tell it from another one's.
-    fn sequence_seed(&mut self, endpoints: &Endpoints, now: Instant) -> u64 {
+    fn sequence_seed(&mut self, now: Instant) -> u64 {
         self.begun += 1;
-        let mut hash = blake2::Blake2s256::new();
-        hash.update(self.seed.to_be_bytes());
-        hash.update(self.begun.to_be_bytes());
-        hash.update(now.as_nanos().to_be_bytes());
-        hash.update(endpoints.source_port.to_be_bytes());
-        match endpoints.source {
-            IpAddr::V4(address) => hash.update(address.octets()),
-            IpAddr::V6(address) => hash.update(address.octets()),
-        }
-        let digest = hash.finalize();
-        digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+        self.secret.draw(&[self.begun, now.as_nanos()])
     }
 }
 
 impl Connection {
     /// A connection that waits for the SYN that it is made for.
     fn listen(segment: &Segment<'_>, id: u64, seed: u64, now: Instant) -> Option<Self> {
-        let mtu = segment.mtu.get().min(LARGEST_PACKET);
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed;
-        let mut wire = Wire {
-            received: None,
-            mtu,
-            room: &mut [],
-            send: |_: &[u8]| {},
-        };
-        let mut interface = Interface::new(config, &mut wire, instant(now));
-        let service = IpAddress::from(segment.endpoints.destination);
-        // Everything is on this link: only the port is at its other end.
-        interface.update_ip_addrs(|addresses| {
-            let _ = addresses.push(IpCidr::new(service, 0));
-        });
-        let mut socket = tcp::Socket::new(
-            tcp::SocketBuffer::new(vec![0; RECEIVE_BUFFER]),
-            tcp::SocketBuffer::new(vec![0; SEND_BUFFER]),
-        );
-        socket.set_nagle_enabled(false);
-        let endpoint = IpListenEndpoint {
-            addr: Some(service),
-            port: segment.endpoints.destination_port,
-        };
-        socket.listen(endpoint).ok()?;
-        let mut sockets = SocketSet::new(vec![SocketStorage::EMPTY]);
-        let socket = sockets.add(socket);
+        let Endpoints {
+            destination,
+            destination_port,
+            ..
+        } = segment.endpoints;
+        let service = SocketAddr::new(destination, destination_port);
         Some(Self {
             id,
             port: segment.port,
             endpoints: segment.endpoints,
-            mtu,
-            interface,
-            sockets,
-            socket,
+            endpoint: Endpoint::listen(service, segment.mtu, WAITING, seed, now)?,
             message: Vec::new(),
             message_began: None,
             answer: Vec::new(),
@@ -349,13 +308,9 @@ impl Connection {
         let mut cut = false;
         loop {
             let port = self.port;
-            let mut wire = Wire {
-                received: received.take(),
-                mtu: self.mtu,
-                room: &mut buffers.packet,
-                send: |packet: &[u8]| surroundings.send(port, packet),
-            };
-            self.interface.poll(instant(now), &mut wire, &mut self.sockets);
+            let send = |packet: &[u8]| surroundings.send(port, packet);
+            self.endpoint
+                .poll(received.take(), now, &mut buffers.packet, send);
             match self.converse(now, &mut buffers.answer, surroundings) {
                 Talk::Nothing => return cut,
                 Talk::News => {}
@@ -366,7 +321,7 @@ impl Connection {
 
     /// Reads and answers as long as there is something to read, and room for what is answered.
     fn converse(&mut self, now: Instant, room: &mut [u8], surroundings: &mut impl Surroundings) -> Talk {
-        let mut socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.socket);
+        let mut socket = self.endpoint.socket();
         let mut news = Talk::Nothing;
         loop {
             if self.answer_sent < self.answer.len() {
@@ -399,7 +354,7 @@ impl Connection {
             if !self.say(length, now, room) {
                 return Talk::Cut;
             }
-            socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.socket);
+            socket = self.endpoint.socket();
         }
         if !self.message.is_empty() {
             self.message_began.get_or_insert(now);
@@ -420,7 +375,7 @@ impl Connection {
         let answer = length.and_then(|length| room.get(..length));
         let prefixed = answer.and_then(|answer| Some((answer, u16::try_from(answer.len()).ok()?)));
         let Some((answer, prefix)) = prefixed else {
-            self.sockets.get_mut::<tcp::Socket<'_>>(self.socket).abort();
+            self.endpoint.socket().abort();
             return false;
         };
         self.answer.clear();
@@ -434,7 +389,7 @@ impl Connection {
 
     /// Ends what took too long; whether it was cut.
     fn obey_deadlines(&mut self, now: Instant) -> bool {
-        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.socket);
+        let socket = self.endpoint.socket();
         let slow = self.message_began.is_some_and(|began| now >= began + SLOWEST);
         let stuck = self.closed.is_some_and(|closed| now >= closed + CLOSING);
         let idle = self.closed.is_none() && now >= self.active + IDLE;
@@ -457,30 +412,11 @@ impl Connection {
             None => self.active + IDLE,
         };
         let message = self.message_began.map(|began| began + SLOWEST);
-        let segments = self.interface.poll_at(instant(now), &self.sockets).map(|at| {
-            Instant::from_nanos(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000)).max(now)
-        });
+        let segments = self.endpoint.poll_at(now);
         [message, segments]
             .into_iter()
             .flatten()
             .fold(deadline, Instant::min)
-    }
-
-    /// Whether nothing is left of it. Who closed first would wait for stray segments (RFC 9293 §3.3.2, TIME-WAIT); they
-    /// are reset here.
-    fn is_over(&self) -> bool {
-        let socket = self.sockets.get::<tcp::Socket<'_>>(self.socket);
-        match socket.state() {
-            tcp::State::Closed | tcp::State::TimeWait | tcp::State::Listen => true,
-            tcp::State::SynSent
-            | tcp::State::SynReceived
-            | tcp::State::Established
-            | tcp::State::FinWait1
-            | tcp::State::FinWait2
-            | tcp::State::CloseWait
-            | tcp::State::Closing
-            | tcp::State::LastAck => false,
-        }
     }
 }
 
@@ -505,83 +441,6 @@ fn receive_message(socket: &mut tcp::Socket<'_>, message: &mut Vec<u8>) -> bool 
         message.truncate(before + received);
         if received == 0 {
             return false;
-        }
-    }
-}
-
-fn instant(now: Instant) -> smoltcp::time::Instant {
-    smoltcp::time::Instant::from_micros(i64::try_from(now.as_nanos() / 1000).unwrap_or(i64::MAX))
-}
-
-/// One packet in, any number out.
-struct Wire<'a, S> {
-    received: Option<&'a [u8]>,
-    mtu: u16,
-    room: &'a mut [u8],
-    send: S,
-}
-
-impl<S: FnMut(&[u8])> Device for Wire<'_, S> {
-    type RxToken<'b>
-        = Received<'b>
-    where
-        Self: 'b;
-    type TxToken<'b>
-        = Room<'b, S>
-    where
-        Self: 'b;
-
-    fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received<'_>, Room<'_, S>)> {
-        let packet = self.received.take()?;
-        let room = Room {
-            room: self.room,
-            send: &mut self.send,
-        };
-        Some((Received(packet), room))
-    }
-
-    fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Room<'_, S>> {
-        Some(Room {
-            room: self.room,
-            send: &mut self.send,
-        })
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut checksum = ChecksumCapabilities::default();
-        checksum.ipv4 = Checksum::Tx;
-        checksum.tcp = Checksum::Tx;
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = usize::from(self.mtu);
-        capabilities.checksum = checksum;
-        capabilities
-    }
-}
-
-struct Received<'a>(&'a [u8]);
-
-impl RxToken for Received<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(self.0)
-    }
-}
-
-struct Room<'a, S> {
-    room: &'a mut [u8],
-    send: &'a mut S,
-}
-
-impl<S: FnMut(&[u8])> TxToken for Room<'_, S> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
-        match self.room.get_mut(..length) {
-            Some(packet) => {
-                let written = write(packet);
-                (self.send)(packet);
-                written
-            }
-            // Nothing is longer than the MTU.
-            None => write(&mut vec![0; length]),
         }
     }
 }

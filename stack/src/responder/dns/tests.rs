@@ -4,7 +4,7 @@ mod exchanges;
 mod forward;
 mod reply;
 pub(crate) mod site;
-mod streams;
+pub(crate) mod streams;
 
 use super::*;
 use crate::plan::PortId;

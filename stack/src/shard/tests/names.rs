@@ -14,7 +14,7 @@ const SERVICE: [u8; 4] = [172, 19, 0, 1];
 const SHOP_WEB_1: [u8; 4] = [172, 19, 1, 2];
 
 /// One shard of several of a host of the site.
-fn shard_of_site(number: u8, count: u8) -> Host {
+pub(super) fn shard_of_site(number: u8, count: u8) -> Host {
     let config = ShardConfig {
         id: ShardId(number),
         count: NonZeroU8::new(count).unwrap(),
@@ -226,6 +226,52 @@ fn a_question_that_nobody_can_ask_fails_in_time() {
     }
     assert!(time.saturating_since(now()) >= PATIENCE);
     assert_eq!(host.shard.report().dns.failed, 1);
+}
+
+#[test]
+fn queries_are_told_one_by_one_where_the_plan_says_so() {
+    let mut host = shard_of_site(0, 1);
+    let source = [172, 19, 1, 3];
+    host.asks(SHOP, SHOP_WEB_1, "db-1.shop.internal A");
+    host.asks(HISTORIAN, source, "DB.historian.internal A");
+    host.asks(HISTORIAN, source, "web.blue.internal A");
+    host.asks(HISTORIAN, source, "www.example.test A");
+    let Some(Event::Question(question)) = host.shard.poll_event() else {
+        panic!("it isn't asked");
+    };
+    let told = |host: &mut Host| match host.shard.poll_event() {
+        Some(Event::Queries(queries)) => queries
+            .iter()
+            .map(|query| {
+                assert_eq!(query.port, HISTORIAN);
+                format!("{} {} {:?}", query.question, query.rcode.label(), query.origin)
+            })
+            .collect(),
+        other => vec![format!("{other:?}")],
+    };
+    assert_eq!(
+        told(&mut host),
+        [
+            "db.historian.internal. A NOERROR Names",
+            "web.blue.internal. A NXDOMAIN Names"
+        ]
+    );
+    host.shard
+        .handle_told(&[found(question.name())], now(), &mut host.out);
+    host.asks(HISTORIAN, source, "www.example.test A");
+    assert_eq!(
+        told(&mut host),
+        [
+            "www.example.test. A NOERROR Upstream",
+            "www.example.test. A NOERROR Memory"
+        ]
+    );
+    // Nobody takes them: those that find no room are counted.
+    for _ in 0..70 {
+        host.asks(HISTORIAN, source, "db.historian.internal A");
+    }
+    assert_eq!(told(&mut host).len(), 64);
+    assert_eq!(host.shard.report().dns.unlogged, 6);
 }
 
 #[test]

@@ -115,6 +115,7 @@ fn a_silent_host_is_withdrawn_after_three_seconds_and_its_older_record_stays_out
     b.publish(body(3));
     connect(&mut a, &mut b, LinkId(1), at(10));
     drop(events(&mut a));
+    a.handle_timeout(at(1_500));
     a.handle_timeout(at(3_009));
     assert_eq!(names(&a), ["b"]);
     assert!(a.poll_timeout() <= at(3_010));
@@ -134,6 +135,30 @@ fn a_silent_host_is_withdrawn_after_three_seconds_and_its_older_record_stays_out
     b.handle_timeout(at(3_030));
     exchange(&mut a, &mut b, LinkId(1), at(3_030));
     assert_eq!(names(&a), ["b"]);
+}
+
+#[test]
+fn who_was_away_takes_nobody_for_silent_until_it_has_listened_for_three_seconds() {
+    let (mut a, mut b) = (replica("a", 1), replica("b", 2));
+    connect(&mut a, &mut b, LinkId(1), at(10));
+    drop(events(&mut a));
+    a.handle_timeout(at(1_000));
+    a.handle_timeout(at(21_000));
+    assert_eq!(names(&a), ["b"]);
+    assert!(a.poll_timeout() > at(21_000));
+    // What it heard long ago is no sign of life that it passes on.
+    let told = sent(&mut a);
+    let fresh = told.iter().any(|transmit| match &transmit.message {
+        Message::Digest(entries) => entries.iter().any(|entry| entry.host_id == "b" && entry.fresh),
+        Message::Want(_) | Message::Records(_) => false,
+    });
+    assert!(!fresh, "{told:?}");
+    for second in 22..24 {
+        a.handle_timeout(at(second * 1_000));
+        assert_eq!(names(&a), ["b"]);
+    }
+    a.handle_timeout(at(24_000));
+    assert_eq!(names(&a), [""; 0]);
 }
 
 #[test]
@@ -314,6 +339,7 @@ fn the_site_is_bounded_and_the_longest_silent_host_makes_room() {
         host_id: "new".to_owned(),
     };
     assert_eq!(events(&mut a), [full]);
+    a.handle_timeout(at(1_500));
     a.handle_timeout(at(3_005));
     a.handle_message(LinkId(1), digest("new", 1, 1, None, 1), at(3_006));
     assert_eq!(a.others.len(), 253);

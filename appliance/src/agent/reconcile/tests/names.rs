@@ -158,3 +158,42 @@ fn an_instance_without_a_number_in_an_old_journal_has_no_name_yet() {
     world.know("edge-3", host);
     assert_eq!(told(&world.names("shop")), ["shop/db:", "shop/web:"]);
 }
+
+#[test]
+fn an_instance_that_is_asked_is_ready_when_it_was_found_so_and_the_others_always_are() {
+    let text = std::fs::read_to_string(fixtures::application("shop-asked")).unwrap();
+    let mut world = World::new("", &text);
+    for (service, port, index) in [("web", 7, 2), ("db", 8, 3), ("worker", 9, 4)] {
+        world.attach("shop", service, port, index);
+    }
+    world.ready.insert(PortId(8));
+    assert_eq!(
+        told(&world.names("shop")),
+        [
+            "shop/api:",
+            "shop/db: db-1 172.19.1.3",
+            "shop/web: web-1 172.19.1.2 (not ready)",
+            "shop/worker: worker-1 172.19.1.4",
+        ]
+    );
+    let asked = world.plan().unwrap().instances;
+    let asked: Vec<_> = asked
+        .iter()
+        .map(|instance| instance.readiness.is_some())
+        .collect();
+    assert_eq!(asked, [true, true, false]);
+}
+
+#[test]
+fn readiness_is_no_new_policy() {
+    use tidegate_stack::snapshot::Snapshot;
+    let text = std::fs::read_to_string(fixtures::application("shop-asked")).unwrap();
+    let mut world = World::new("", &text);
+    world.attach("shop", "web", 7, 2);
+    let before = Snapshot::compile(&world.plan().unwrap(), None);
+    world.ready.insert(PortId(7));
+    let ready = Snapshot::compile(&world.plan().unwrap(), Some(&before));
+    world.applications = World::new("", &text.replace("failures: 2", "failures: 9")).applications;
+    let asked = Snapshot::compile(&world.plan().unwrap(), Some(&ready));
+    assert_eq!([ready.epoch(), asked.epoch()], [before.epoch(); 2]);
+}

@@ -13,6 +13,8 @@ pub(crate) const HISTORIAN: PortId = PortId(1);
 pub(crate) const BLUE: PortId = PortId(2);
 
 const SHARED: u64 = 5;
+/// The network whose queries are told one by one: the historian's own.
+const LOGGED: u64 = 2;
 
 pub(crate) fn vni(number: u64) -> Vni {
     Vni::try_from(number).unwrap()
@@ -160,9 +162,11 @@ pub(crate) fn plan() -> Plan {
             .collect(),
         mtu: Mtu::try_from(1390).unwrap(),
         offloads: true,
+        readiness: None,
     };
     let of = |number: u64, services: Vec<NamedService>| NetworkNames {
         vni: vni(number),
+        log: number == LOGGED,
         services,
     };
     // In the shared network `shop` has only some of its services: what it has besides isn't told there.

@@ -28,13 +28,13 @@ struct Client {
 }
 
 #[derive(Default)]
-struct Link {
-    inbox: VecDeque<Vec<u8>>,
-    outbox: VecDeque<Vec<u8>>,
+pub(crate) struct Link {
+    pub(crate) inbox: VecDeque<Vec<u8>>,
+    pub(crate) outbox: VecDeque<Vec<u8>>,
 }
 
-struct Inbound(Vec<u8>);
-struct Outbound<'a>(&'a mut VecDeque<Vec<u8>>);
+pub(crate) struct Inbound(Vec<u8>);
+pub(crate) struct Outbound<'a>(&'a mut VecDeque<Vec<u8>>);
 
 impl RxToken for Inbound {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
@@ -124,7 +124,7 @@ impl Client {
     }
 }
 
-fn time(now: Instant) -> smoltcp::time::Instant {
+pub(crate) fn time(now: Instant) -> smoltcp::time::Instant {
     smoltcp::time::Instant::from_micros(i64::try_from(now.as_nanos() / 1000).unwrap())
 }
 
