@@ -362,6 +362,9 @@ fn followed(lab: &Lab) -> Result<()> {
         Ok(mute.printed()?.contains("mute"))
     })?;
     becomes(Some("nameserver 192.0.2.54\nnameserver 192.0.2.53\n"), true)?;
+    wait_until("the mute one is known", Duration::from_secs(5), || {
+        Ok(upstream_of(&dns_status(lab, "h2")?, "192.0.2.54:53").is_ok())
+    })?;
     let mut slowest = Duration::ZERO;
     for number in 0..10 {
         let heard = dig(lab, "shop-web-2", &format!("half-{number}.any.example.test"))?;

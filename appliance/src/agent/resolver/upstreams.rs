@@ -25,9 +25,9 @@ use tokio::time::Instant;
 pub(super) const STAGGER: Duration = Duration::from_millis(200);
 /// Questions in a row without an answer after which one is down.
 const UNANSWERED: u32 = 3;
-/// After which time one that is down is asked beside the first one.
+/// After which time one that left the last question unanswered is asked beside the first one.
 const LOOK_FOR_LOST: Duration = Duration::from_secs(5);
-/// After which time one that isn't down is.
+/// After which time any other one is.
 const LOOK_FOR_QUICKER: Duration = Duration::from_secs(60);
 
 /// What one did about one question.
@@ -70,6 +70,8 @@ pub(super) struct Upstream {
     pub(super) failed: u64,
     /// Questions in a row without an answer.
     unanswered: u32,
+    /// Whether it ever said anything.
+    heard: bool,
     /// Smoothed time to an answer.
     pub(super) round_trip: Option<Duration>,
     asked_at: Option<Instant>,
@@ -85,6 +87,7 @@ impl Upstream {
             answered: 0,
             failed: 0,
             unanswered: 0,
+            heard: false,
             round_trip: None,
             asked_at: None,
         }
@@ -92,10 +95,10 @@ impl Upstream {
 
     /// How it fares.
     pub(super) fn state(&self) -> UpstreamState {
-        match (self.unanswered, self.answered + self.failed) {
+        match (self.unanswered, self.heard) {
             (UNANSWERED.., _) => UpstreamState::Down,
-            (_, 0) => UpstreamState::Untried,
-            _ => UpstreamState::Up,
+            (_, false) => UpstreamState::Untried,
+            (_, true) => UpstreamState::Up,
         }
     }
 
@@ -109,7 +112,7 @@ impl Upstream {
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        let pause = if self.is_down() {
+        let pause = if self.unanswered > 0 {
             LOOK_FOR_LOST
         } else {
             LOOK_FOR_QUICKER
@@ -119,6 +122,10 @@ impl Upstream {
 
     fn note(&mut self, conduct: Conduct) {
         let was_down = self.is_down();
+        self.heard |= matches!(
+            conduct,
+            Conduct::Answered(_) | Conduct::Failed(_) | Conduct::Refused
+        );
         match conduct {
             Conduct::Answered(after) => {
                 self.answered += 1;
@@ -283,7 +290,11 @@ mod tests {
         for _ in 0..2 {
             upstreams.note(address(1), Conduct::Unanswered);
         }
-        assert_eq!(upstreams.0[0].state(), UpstreamState::Up);
+        assert_eq!(
+            upstreams.0[0].state(),
+            UpstreamState::Untried,
+            "nothing was heard of it"
+        );
         upstreams.note(address(1), Conduct::Refused);
         assert_eq!(upstreams.0[0].state(), UpstreamState::Down);
         upstreams.note(address(2), Conduct::Answered(50 * MS));
