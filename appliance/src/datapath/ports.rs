@@ -23,6 +23,10 @@ use tidegate_stack::wire::Headers;
 /// sealed, which takes some 0.2 ms, and then others have their turn.
 pub(super) const BATCH_BYTES: usize = 256 * 1024;
 
+/// Packets up to this length are written behind their virtio header in one piece: what the kernel does about a second piece
+/// takes longer than the copy.
+const SHORT: usize = 512;
+
 /// A shard's queues of one port's device.
 pub(super) struct Port {
     id: PortId,
@@ -59,8 +63,15 @@ pub(super) struct Ports {
     /// The ports that the plan in force names, in order.
     named: Vec<PortId>,
     gone: Vec<PortId>,
-    /// Where packets are cut for devices that don't take super-packets.
-    scratch: Box<[u8]>,
+    scratch: Scratch,
+}
+
+/// Where packets are made ready for a device.
+struct Scratch {
+    /// Cut, for devices that don't take super-packets.
+    cut: Box<[u8]>,
+    /// Behind their header.
+    short: [u8; VIRTIO_HEADER_LENGTH + SHORT],
 }
 
 impl Port {
@@ -132,12 +143,12 @@ impl Port {
         Read::More
     }
 
-    fn write(&mut self, frame: &Frame, scratch: &mut [u8]) -> Result<(), Errno> {
+    fn write(&mut self, frame: &Frame, scratch: &mut Scratch) -> Result<(), Errno> {
         let udp = matches!(frame.offload.segmentation, Segmentation::Udp { .. });
         if !self.vnet_header || (udp && !self.udp_segments) {
             return self.write_cut(frame, scratch);
         }
-        match self.write_whole(frame.packet(), frame.offload) {
+        match self.write_whole(frame.packet(), frame.offload, &mut scratch.short) {
             Err(Errno::INVAL) if udp => {
                 // The same packet cut says whether the kernel or the packet is to blame.
                 self.write_cut(frame, scratch)?;
@@ -148,27 +159,34 @@ impl Port {
         }
     }
 
-    fn write_whole(&self, packet: &[u8], offload: Offload) -> Result<(), Errno> {
+    fn write_whole(&self, packet: &[u8], offload: Offload, short: &mut [u8]) -> Result<(), Errno> {
+        if !self.vnet_header {
+            return rustix::io::write(&self.writes, packet).map(drop);
+        }
         let header = virtio_header(packet, offload);
-        let written = if self.vnet_header {
-            rustix::io::writev(&self.writes, &[IoSlice::new(&header), IoSlice::new(packet)])
-        } else {
-            rustix::io::write(&self.writes, packet)
+        let written = match short.get_mut(..header.len() + packet.len()) {
+            Some(whole) => {
+                let (front, rest) = whole.split_at_mut(header.len());
+                front.copy_from_slice(&header);
+                rest.copy_from_slice(packet);
+                rustix::io::write(&self.writes, whole)
+            }
+            None => rustix::io::writev(&self.writes, &[IoSlice::new(&header), IoSlice::new(packet)]),
         };
         written.map(drop)
     }
 
-    fn write_cut(&self, frame: &Frame, scratch: &mut [u8]) -> Result<(), Errno> {
+    fn write_cut(&self, frame: &Frame, scratch: &mut Scratch) -> Result<(), Errno> {
         if frame.offload == Offload::NONE {
-            return self.write_whole(frame.packet(), Offload::NONE);
+            return self.write_whole(frame.packet(), Offload::NONE, &mut scratch.short);
         }
         let headers = Headers::parse(frame.packet()).map_err(|_| Errno::INVAL)?;
         let mut segments =
             Segments::new(frame.packet(), &headers, frame.offload).map_err(|_| Errno::INVAL)?;
         while segments.remaining() > 0 {
-            let length = segments.write_next(scratch);
-            let packet = scratch.get(..length).filter(|packet| !packet.is_empty());
-            self.write_whole(packet.ok_or(Errno::INVAL)?, Offload::NONE)?;
+            let length = segments.write_next(&mut scratch.cut);
+            let packet = scratch.cut.get(..length).filter(|packet| !packet.is_empty());
+            self.write_whole(packet.ok_or(Errno::INVAL)?, Offload::NONE, &mut scratch.short)?;
         }
         Ok(())
     }
@@ -206,7 +224,10 @@ impl Ports {
             ports: Vec::new(),
             named: Vec::new(),
             gone: Vec::new(),
-            scratch: vec![0; LARGE].into_boxed_slice(),
+            scratch: Scratch {
+                cut: vec![0; LARGE].into_boxed_slice(),
+                short: [0; VIRTIO_HEADER_LENGTH + SHORT],
+            },
         }
     }
 
