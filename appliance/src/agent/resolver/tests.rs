@@ -477,7 +477,7 @@ fn a_question_that_comes_round_in_a_circle_is_not_asked_again() {
         let (sender, mut came) = mpsc::channel(16);
         // Forwards to an instance's service address: the question comes back to the resolver.
         let server = Server::start(move |_, _, _| {
-            drop(sender.try_send(()));
+            sender.try_send(()).ok();
             Vec::new()
         })
         .await;

@@ -247,7 +247,7 @@ impl World {
                 while let Some(event) = self.shards[number].shard.poll_event() {
                     match event {
                         Event::Readiness { port, ready } => self.told.push((self.elapsed(), port, ready)),
-                        Event::Question(_) => panic!("nobody asks for names"),
+                        Event::Question(_) | Event::Queries(_) => panic!("nobody asks for names"),
                     }
                 }
             }
