@@ -115,16 +115,11 @@ fn ask(agent: &Connection, request: &ToDatapath, descriptors: &[BorrowedFd<'_>])
     agent
         .send(&serde_json::to_vec(request).unwrap(), descriptors)
         .unwrap();
-    loop {
-        let answer = agent.receive().unwrap().unwrap();
-        match serde_json::from_slice(&answer.bytes).unwrap() {
-            // A hint in between.
-            FromDatapath::Event {
-                event: Event::Readiness { .. },
-            } => {}
-            told => return (told, answer.descriptors.len()),
-        }
-    }
+    let answer = agent.receive().unwrap().unwrap();
+    (
+        serde_json::from_slice(&answer.bytes).unwrap(),
+        answer.descriptors.len(),
+    )
 }
 
 /// The answer to a request, whatever is told before it.

@@ -12,6 +12,7 @@ fn names_of_ports_order_and_texts_decode_to_what_they_say() {
     let [web, db] = documents[0].services.as_slice() else {
         panic!("two services")
     };
+    assert!(documents[0].query_log);
     let ports: Vec<_> = web
         .naming
         .ports

@@ -75,6 +75,7 @@ fn ports_order_and_texts_are_told_as_the_document_says() {
     let [db, web] = names.services.as_slice() else {
         panic!("two services")
     };
+    assert!(names.log);
     assert_eq!((db.order, web.order), (AnswerOrder::Fixed, AnswerOrder::Rotate));
     let ports: Vec<_> = web
         .ports
