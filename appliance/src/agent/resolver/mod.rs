@@ -13,7 +13,7 @@
 //! | bound | then |
 //! |---|---|
 //! | [`MOST_IN_FLIGHT`] questions | a further one fails |
-//! | [`MOST_EXCHANGES`](asking::MOST_EXCHANGES) exchanges with name servers | a further one waits for its turn |
+//! | [`MOST_EXCHANGES`] exchanges with name servers | a further one waits for its turn |
 //! | [`MOST_NOTES`] notes of tasks that the agent hasn't read | how a name server fared is forgotten; findings wait |
 //! | [`MOST_TOLD`] answers, [`MOST_TOLD_BYTES`] in one message | the next message |
 //! | [`MOST_WARNED`] names warned of within a minute | further ones are counted, not logged |
