@@ -148,7 +148,7 @@ fn the_service_address_answers_pings_and_dns() {
         let echo = if ipv6 { (129, 0) } else { (0, 0) };
         assert_eq!(icmp_type(&answers[0].bytes), Some(echo));
         let payload = &answers[1].bytes[if ipv6 { 48 } else { 28 }..];
-        assert_eq!(payload[..4], [0x12, 0x34, 0x85, 0x03], "NXDOMAIN, with authority");
+        assert_eq!(payload[..4], [0x12, 0x34, 0x85, 0x83], "NXDOMAIN, with authority");
         let flags = answers[2].bytes[if ipv6 { 53 } else { 33 }];
         assert_eq!(flags, 0x12, "SYN and ACK");
         world.send(H1, crafted.udp((4000, 54), b"?"));
